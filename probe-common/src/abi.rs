@@ -65,6 +65,49 @@ pub mod constants {
     pub const COLD_CAPACITY: &str = "COLD_CAPACITY";
 }
 
+/// Where the programs find what they read in the running kernel's structures.
+///
+/// rustc emits no CO-RE records, so user space looks the offsets up in the kernel's BTF and sets them as constants,
+/// which the verifier then checks against the same BTF: a wrong offset is refused at load.
+pub mod members {
+    /// One member that the programs read.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Member {
+        /// The `u64` constant (`.rodata`) that gets its offset in bytes.
+        pub constant: &'static str,
+        /// The structure that the offset counts from.
+        pub structure: &'static str,
+        /// The way there, through embedded structures and unions.
+        pub path: &'static str,
+        /// Its size in bytes, as the programs load it.
+        pub size: u32,
+    }
+
+    const fn member(constant: &'static str, structure: &'static str, path: &'static str, size: u32) -> Member {
+        Member { constant, structure, path, size }
+    }
+
+    /// All of them.
+    pub const ALL: [Member; 16] = [
+        member("O_SOCK_FAMILY", "sock", "__sk_common.skc_family", 2),
+        member("O_SOCK_STATE", "sock", "__sk_common.skc_state", 1),
+        member("O_SOCK_PORT", "sock", "__sk_common.skc_dport", 2),
+        member("O_SOCK_ADDRESS4", "sock", "__sk_common.skc_daddr", 4),
+        member("O_SOCK_ADDRESS6", "sock", "__sk_common.skc_v6_daddr", 16),
+        member("O_SOCK_NET", "sock", "__sk_common.skc_net.net", 8),
+        member("O_SOCK_PROTOCOL", "sock", "sk_protocol", 2),
+        member("O_SOCK_ERROR", "sock", "sk_err", 4),
+        member("O_SOCK_CGROUP", "sock", "sk_cgrp_data.cgroup", 8),
+        member("O_NET_COOKIE", "net", "net_cookie", 8),
+        member("O_CGROUP_NODE", "cgroup", "kn", 8),
+        member("O_CGROUP_PARENT", "cgroup", "self.parent", 8),
+        member("O_STATE_CGROUP", "cgroup_subsys_state", "cgroup", 8),
+        member("O_NODE_ID", "kernfs_node", "id", 8),
+        member("O_TCP_RECEIVED", "tcp_sock", "bytes_received", 8),
+        member("O_TCP_SENT", "tcp_sock", "bytes_sent", 8),
+        ];
+}
+
 /// The most destinations of splits that one node counts per CPU and by age (design: 4,096).
 pub const HOT_LIMIT: u32 = 4096;
 
@@ -105,6 +148,8 @@ pub const fn late_slots_for(timeout_ns: u64) -> u32 {
 /// An age slot's cell: epoch (which lap of the ring) in the high half, count plus [`CELL_ZERO`] in the low half.
 ///
 /// A per-CPU count may be negative: an attempt can start on one CPU and end on another; only the sum means something.
+/// The epoch has 16 bits, so a cell that nobody touched for 65,536 laps (19.5 h) looks like one of the current lap;
+/// [`Hot::last_slot`] tells the two apart.
 pub const CELL_ZERO: u32 = 0x8000;
 
 /// The lap of a slot, as kept in a cell.
@@ -133,6 +178,40 @@ pub const fn cell_epoch(cell: u32) -> u32 {
 #[inline(always)]
 pub const fn cell_count(cell: u32) -> i32 {
     if cell == 0 { 0 } else { (cell & 0xffff) as i32 - CELL_ZERO as i32 }
+}
+
+/// What adding to an age slot does to its cell on this CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CellStep {
+    /// The cell is of the attempt's lap: add to it.
+    Add,
+    /// The cell is left over from an older lap (or was never touched): its count goes to [`Hot::older`], and the cell
+    /// starts anew with the attempt's lap.
+    Restart,
+    /// The ring has moved on since the attempt's lap: what is added goes to [`Hot::older`].
+    Older,
+}
+
+/// Which step the cell at `start % SLOTS` needs, when an attempt of slot `start` begins or ends at slot `now` and the
+/// CPU's cells were last touched at slot `last`.
+#[must_use]
+#[inline(always)]
+pub const fn cell_step(cell: u32, start: u32, now: u32, last: u32) -> CellStep {
+    // Whoever touched the cell in the attempt's lap did so at `start` or later.
+    let touched_since_start = last.wrapping_sub(start) as i32 >= 0;
+    if cell == 0 || !touched_since_start {
+        return CellStep::Restart;
+    }
+    let now_epoch = epoch_of(now);
+    let cell_laps = now_epoch.wrapping_sub(cell_epoch(cell)) & 0xffff;
+    let start_laps = now_epoch.wrapping_sub(epoch_of(start)) & 0xffff;
+    if cell_laps == start_laps {
+        CellStep::Add
+    } else if cell_laps > start_laps {
+        CellStep::Restart
+    } else {
+        CellStep::Older
+    }
 }
 
 /// A destination as the kernel keys it. IPv4 addresses are v4-mapped, so that an AF_INET6 socket to `::ffff:a.b.c.d`
@@ -207,6 +286,12 @@ pub struct Hot {
     pub flows_answered: u64,
     /// Net attempts still outstanding from laps before the ring's current one.
     pub older: i64,
+    /// The slot in which a cell of this CPU was last touched: a cell cannot be of a lap after that. What remains is a
+    /// cell last touched 19.5 h ago to the slot, seen within a few slots of the first touch after a silence: its
+    /// leftover then counts as young for at most `late_slots`.
+    pub last_slot: u32,
+    /// Zero.
+    pub padding: u32,
     /// Failures by round.
     pub failing: [FailureWindow; 2],
     /// Outstanding attempts by start slot: cells.
@@ -336,6 +421,8 @@ impl Hot {
         failed_late: [0; FailureCause::COUNT],
         flows_answered: 0,
         older: 0,
+        last_slot: 0,
+        padding: 0,
         failing: [FailureWindow { round: 0, clients: 0, oldest_start_ns: 0, first_failed_ns: 0 }; 2],
         slots: [0; SLOTS],
         slot_clients: [0; SLOTS],
@@ -346,11 +433,40 @@ impl Hot {
     pub fn outstanding_late(&self, now: u32, late_slots: u32) -> i64 {
         let mut sum = self.older;
         for (position, &cell) in self.slots.iter().enumerate() {
-            if cell != 0 && start_of(position as u32, cell, now).is_none_or(|start| is_late(start, now, late_slots)) {
+            let young = start_of(position as u32, cell, now).is_some_and(|start| {
+                let touched_since_start = self.last_slot.wrapping_sub(start) as i32 >= 0;
+                touched_since_start && !is_late(start, now, late_slots)
+            });
+            if !young {
                 sum += i64::from(cell_count(cell));
             }
         }
         sum
+    }
+
+    /// On this CPU: net attempts outstanding, of any age. Only the sum over all CPUs means something.
+    #[must_use]
+    pub fn outstanding(&self) -> i64 {
+        self.older + self.slots.iter().map(|&cell| i64::from(cell_count(cell))).sum::<i64>()
+    }
+
+    /// What the kernel does to the cells when an attempt of slot `start` begins (`count` 1) or ends (-1) at slot `now`:
+    /// the model that tests build values with.
+    pub fn touch(&mut self, start: u32, count: i32, now: u32) {
+        let position = start as usize % SLOTS;
+        let old = self.slots[position];
+        match cell_step(old, start, now, self.last_slot) {
+            CellStep::Add => self.slots[position] = cell(epoch_of(start), cell_count(old) + count),
+            CellStep::Restart => {
+                self.older += i64::from(cell_count(old));
+                self.slots[position] = cell(epoch_of(start), count);
+                self.slot_clients[position] = 0;
+            }
+            CellStep::Older => self.older += i64::from(count),
+        }
+        if now.wrapping_sub(self.last_slot) as i32 > 0 {
+            self.last_slot = now;
+        }
     }
 }
 
@@ -367,7 +483,7 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<DestinationValue>() == 12);
     assert!(size_of::<FailureWindow>() == 32);
-    assert!(size_of::<Hot>() == 5 * 8 + 2 * 32 + 2 * 8 + 2 * 32 + 2 * 4 * SLOTS);
+    assert!(size_of::<Hot>() == 5 * 8 + 2 * 32 + 2 * 8 + 8 + 2 * 32 + 2 * 4 * SLOTS);
     assert!(size_of::<Cold>() == 56);
     assert!(size_of::<Stamps>() == 4 * HOT_LIMIT as usize);
     assert!(size_of::<FirstFailure>() == 32);
@@ -392,6 +508,8 @@ mod user {
     unsafe impl aya::Pod for Cold {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Stamps {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for FirstFailure {}
 }
 
 #[cfg(test)]
@@ -432,6 +550,55 @@ mod tests {
         start(now - 100, 2); // late, the lap before
         start(now - 2 * SLOTS as u32 - 50, 11); // left over from an older lap
         hot.older = 1;
+        hot.last_slot = now;
         assert_eq!(hot.outstanding_late(now, late_slots), 3 + 2 + 11 + 1);
+        assert_eq!(hot.outstanding(), 7 + 5 + 3 + 2 + 11 + 1);
+    }
+
+    #[test]
+    fn what_begins_on_one_cpu_and_ends_on_another_sums_to_nothing_at_any_distance() {
+        let laps = SLOTS as u32;
+        let far = 65_536 * laps;
+        for end in [0, 1, 5, laps - 1, laps, laps + 1, 90 * laps + 3, far - 1, far, far + 7] {
+            for between in [None, Some(end / 2), Some(end)] {
+                let start = 3 * laps + 17;
+                let (mut here, mut there) = (Hot::ZERO, Hot::ZERO);
+                here.touch(start, 1, start);
+                if let Some(between) = between {
+                    for cpu in [&mut here, &mut there] {
+                        cpu.touch(start + between, 1, start + between);
+                        cpu.touch(start + between, -1, start + between);
+                    }
+                }
+                there.touch(start, -1, start + end);
+                assert_eq!(here.outstanding() + there.outstanding(), 0, "end {end} between {between:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_start_after_any_pause_is_young_and_what_it_finds_there_is_late() {
+        for pause in [1, 2, 127, 128, 129, 40_000 * SLOTS as u32, 65_536 * SLOTS as u32] {
+            let mut hot = Hot::ZERO;
+            let first = 1_000_003;
+            hot.touch(first, 1, first);
+            let second = first + pause;
+            hot.touch(second, 1, second);
+            let late = i64::from(is_late(first, second, 4));
+            assert_eq!(hot.outstanding_late(second, 4), late, "pause of {pause} slots");
+            assert_eq!(hot.outstanding(), 2);
+        }
+    }
+
+    #[test]
+    fn a_forgotten_cell_never_turns_young_again() {
+        let mut hot = Hot::ZERO;
+        hot.touch(500, 1, 500);
+        for lap in [1, 2, 65_535, 65_536, 65_537, 131_072] {
+            let again = 500 + lap * SLOTS as u32;
+            for now in again - 5..again + 5 {
+                assert_eq!(hot.outstanding_late(now, 4), 1, "at slot {now}");
+            }
+        }
     }
 }
