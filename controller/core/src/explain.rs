@@ -9,7 +9,7 @@ use crate::guard::Guard;
 use crate::weights::Weight;
 
 /// A split's state and what it rests on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Explanation {
     /// `steady`, `failed`, `probation` or `invalid`.
     pub state: &'static str,

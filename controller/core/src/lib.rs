@@ -13,6 +13,7 @@
 //! last look ([`target`]); a *split* turns its backends' health into weights ([`split`], [`weights`]). [`guard`] names
 //! everything that can hold a condemned backend's traffic where it is.
 pub mod agents;
+pub mod budget;
 pub mod config;
 pub mod core;
 pub mod evidence;

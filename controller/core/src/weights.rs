@@ -136,6 +136,55 @@ fn digits(text: &str) -> Result<u64, WeightError> {
     text.parse().map_err(|_| WeightError::TooLarge)
 }
 
+/// The weights of a failover: the primary gets none, the chosen secondaries what `steady` gives them, or one each where
+/// it gives none of them any. `None` when no secondary is chosen: all zeros are never written.
+#[must_use]
+pub fn failover(primary: usize, chosen: &[bool], steady: &[Weight]) -> Option<Vec<Weight>> {
+    let is_chosen = |index: usize| index != primary && chosen.get(index).copied().unwrap_or(false);
+    let steady_of = |index: usize| steady.get(index).copied().unwrap_or(Weight::ZERO);
+    let has_steady = (0..chosen.len()).any(|index| is_chosen(index) && !steady_of(index).is_zero());
+    let weight = |index| match (is_chosen(index), has_steady) {
+        (false, _) => Weight::ZERO,
+        (true, true) => steady_of(index),
+        (true, false) => Weight::ONE,
+    };
+    unless_all_zero((0..chosen.len()).map(weight).collect())
+}
+
+/// A step of the ramp: the primary gets `share` of a thousand, the chosen secondaries divide the rest. `None` when no
+/// secondary is chosen, or the share leaves nothing to either side.
+#[must_use]
+pub fn ramp(primary: usize, chosen: &[bool], share: u16) -> Option<Vec<Weight>> {
+    let secondaries = chosen.iter().enumerate().filter(|(index, chosen)| *index != primary && **chosen).count();
+    let rest = 1000u32.saturating_sub(u32::from(share));
+    let each = rest.checked_div(u32::try_from(secondaries).ok()?)?;
+    if share == 0 || each == 0 {
+        return None;
+    }
+    let mut left = rest - each * u32::try_from(secondaries).ok()?;
+    let mut weight = |(index, chosen): (usize, &bool)| match (index == primary, chosen) {
+        (true, _) => Weight::whole(u32::from(share)),
+        (false, false) => Weight::ZERO,
+        // What the division leaves over goes to the first.
+        (false, true) => Weight::whole(each + std::mem::take(&mut left)),
+    };
+    Some(chosen.iter().enumerate().map(&mut weight).collect())
+}
+
+/// The weights of the steady state: as they were before the failover, or all to the primary where that is not known.
+#[must_use]
+pub fn steady(primary: usize, recorded: &[Weight]) -> Option<Vec<Weight>> {
+    if recorded.get(primary).is_some_and(|weight| !weight.is_zero()) {
+        return Some(recorded.to_vec());
+    }
+    let weight = |index| if index == primary { Weight::ONE } else { Weight::ZERO };
+    unless_all_zero((0..recorded.len()).map(weight).collect())
+}
+
+fn unless_all_zero(weights: Vec<Weight>) -> Option<Vec<Weight>> {
+    weights.iter().any(|weight| !weight.is_zero()).then_some(weights)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,5 +224,37 @@ mod tests {
     fn a_weight_prints_as_the_api_takes_it() {
         assert_eq!(Weight::parse("900m").map(|weight| weight.to_string()), Ok("900m".into()));
         assert_eq!(Weight::ONE.to_string(), "1");
+    }
+
+    #[test]
+    fn a_failover_keeps_the_ratio_of_the_secondaries_or_gives_each_one() {
+        let weights = |units: &[u32]| units.iter().map(|unit| Weight::whole(*unit)).collect::<Vec<_>>();
+        assert_eq!(failover(0, &[true, true, true], &weights(&[1, 0, 0])), Some(weights(&[0, 1, 1])));
+        assert_eq!(failover(0, &[true, false, true], &weights(&[1, 0, 0])), Some(weights(&[0, 0, 1])));
+        assert_eq!(failover(0, &[true, true, true], &weights(&[60, 30, 10])), Some(weights(&[0, 30, 10])));
+        assert_eq!(failover(0, &[true, false, false], &weights(&[60, 30, 10])), None);
+        assert_eq!(failover(0, &[true], &weights(&[1])), None);
+    }
+
+    #[test]
+    fn a_ramp_divides_a_thousand() {
+        let weights = |units: &[u32]| units.iter().map(|unit| Weight::whole(*unit)).collect::<Vec<_>>();
+        assert_eq!(ramp(0, &[true, true], 50), Some(weights(&[50, 950])));
+        assert_eq!(ramp(1, &[true, true, false, true], 50), Some(weights(&[475, 50, 0, 475])));
+        assert_eq!(ramp(0, &[true, true, true, true], 500), Some(weights(&[500, 168, 166, 166])));
+        assert_eq!(ramp(0, &[true, false], 50), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_weights_that_are_ever_planned_are_all_zero(
+            primary in 0usize..6, chosen in proptest::collection::vec(proptest::bool::ANY, 0..6), share in 0u16..1200,
+            recorded in proptest::collection::vec(0u32..3, 0..6),
+        ) {
+            let recorded: Vec<_> = recorded.into_iter().map(Weight::whole).collect();
+            for planned in [failover(primary, &chosen, &recorded), ramp(primary, &chosen, share), steady(primary, &recorded)].into_iter().flatten() {
+                proptest::prop_assert!(planned.iter().any(|weight| !weight.is_zero()), "{planned:?}");
+            }
+        }
     }
 }

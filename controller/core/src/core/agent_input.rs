@@ -1,0 +1,166 @@
+//! What agents say comes in; evidence, and targets that have something to judge, come out. Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use probe_common::wire::{
+    AgentFrame, CheckOutcome, CheckResults, ControllerFrame, Hello, Report, Row, SplitsSent, Totals,
+};
+
+use super::{CLEAN_AFTER, Core, TargetId};
+use crate::Output;
+use crate::agents::{NodeId, Welcome};
+use crate::evidence::Bucket;
+use crate::output::TransitionKind;
+use crate::target::OBSERVER_FOR;
+use crate::time::Time;
+
+/// An agent whose loop woke later than this saw answers late that came in time: its lateness is its own.
+const LATENESS_LIMIT_US: u32 = 20_000;
+
+impl Core {
+    pub(super) fn on_agent(&mut self, node: &str, stream: u64, frame: AgentFrame, now: Time) {
+        match frame {
+            AgentFrame::Hello(hello) => self.on_hello(node, stream, &hello, now),
+            AgentFrame::Report(report) => self.on_report(node, stream, &report, now),
+            AgentFrame::Totals(totals) => self.on_totals(node, stream, &totals, now),
+            AgentFrame::CheckResults(results) => self.on_check_results(node, stream, &results, now),
+        }
+    }
+
+    fn on_hello(&mut self, node: &str, stream: u64, hello: &Hello, now: Time) {
+        let id = match self.agents.on_hello(node, stream, hello, now) {
+            None => return,
+            Some(Welcome::Continues(id)) => id,
+            Some(Welcome::BeginsAnew(id)) => {
+                self.evidence.reset_node(id);
+                id
+            }
+        };
+        self.next_freshness = self.next_freshness.min(now);
+        let node = self.agents.name(id).to_owned();
+        let splits: Vec<_> = self.views.values().cloned().map(ControllerFrame::Split).collect();
+        for frame in splits.into_iter().chain([ControllerFrame::SplitsSent(SplitsSent {})]) {
+            self.outputs.push_back(Output::Send { node: node.clone(), stream, frame });
+        }
+    }
+
+    fn on_report(&mut self, node: &str, stream: u64, report: &Report, now: Time) {
+        let Some(id) = self.agents.on_report(node, stream, report.blind.as_ref(), now) else { return };
+        if report.blind.is_some() {
+            return;
+        }
+        if report.dropped_rows > 0 {
+            // Successes may be among what is missing: what was held against anyone starts anew.
+            self.evidence.reset_node(id);
+        }
+        let trust_late = report.lateness_us <= LATENESS_LIMIT_US;
+        let mut touched = BTreeSet::new();
+        for row in &report.rows {
+            self.on_row(id, row, trust_late, report.now_ns, now, &mut touched);
+        }
+        let touched: Vec<TargetId> = touched.into_iter().collect();
+        if !touched.is_empty() {
+            self.step_targets(&touched, now);
+        }
+    }
+
+    fn on_row(
+        &mut self,
+        node: NodeId,
+        row: &Row,
+        trust_late: bool,
+        sent_ns: u64,
+        now: Time,
+        touched: &mut BTreeSet<TargetId>,
+    ) {
+        let Some(targets) = self.by_destination.get(&row.to) else { return };
+        let targets = targets.clone();
+        let bucket = Bucket::of(row, trust_late);
+        self.evidence.on_bucket(row.to, node, bucket, now);
+        let started_ns = row.first.map_or(row.from_ns, |first| first.started_ns);
+        let started = now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns)));
+        for id in targets {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            target.on_traffic(row.attempts, bucket, started, now);
+            if bucket.any_failure() || target.is_suspect() {
+                touched.insert(id);
+            }
+            if bucket.any_failure() {
+                self.tell_reported(id, node, row, now);
+            }
+        }
+    }
+
+    /// The first failure of a backend after a clean while.
+    fn tell_reported(&mut self, target: TargetId, node: NodeId, row: &Row, now: Time) {
+        let mut news = Vec::new();
+        for id in self.users.get(&target).into_iter().flatten() {
+            let Some(entry) = self.splits.get_mut(id) else { continue };
+            let index = entry.backends.iter().position(|links| links.targets.contains(&target));
+            let Some(backend) = index.and_then(|index| entry.split.facts().backends.get(index)) else { continue };
+            let told = entry.told.entry(backend.service.clone()).or_default();
+            let was_clean = told.last_failure.is_none_or(|at| now.since(at) >= CLEAN_AFTER);
+            told.last_failure = Some(now);
+            if was_clean {
+                news.push((id.clone(), backend.service.clone()));
+            }
+        }
+        let Some(first) = row.first else { return };
+        let node = self.agents.name(node).to_owned();
+        for (split, backend) in news {
+            let (started_ns, failed_ns) = (first.started_ns, first.failed_ns);
+            let kind =
+                TransitionKind::Reported { backend, node: node.clone(), destination: row.to, started_ns, failed_ns };
+            self.tell(now, Some(&split), kind);
+        }
+    }
+
+    fn on_totals(&mut self, node: &str, stream: u64, totals: &Totals, now: Time) {
+        let Some(id) = self.agents.current(node, stream) else { return };
+        for total in &totals.rows {
+            let Some(age) = total.last_success_age_ns else { continue };
+            for target in self.by_destination.get(&total.to).into_iter().flatten() {
+                if let Some(target) = self.targets.get_mut(target) {
+                    target.on_history(Duration::from_nanos(age));
+                }
+            }
+        }
+        if totals.complete {
+            self.agents.on_totals_complete(id, now);
+        }
+    }
+
+    fn on_check_results(&mut self, node: &str, stream: u64, results: &CheckResults, now: Time) {
+        let Some(id) = self.agents.current(node, stream) else { return };
+        let mut touched = BTreeSet::new();
+        for result in &results.results {
+            // Only what was asked for, and once: an agent cannot vote as often as it likes.
+            let Some(asked) = self.asked.get_mut(&(result.id, id)) else { continue };
+            if !asked.destinations.remove(&result.to) {
+                continue;
+            }
+            let target_id = asked.target;
+            let passed = match result.outcome {
+                CheckOutcome::Passed => true,
+                CheckOutcome::Failed(_) => false,
+                CheckOutcome::NotMade => continue,
+            };
+            let started = now.before(Duration::from_nanos(results.now_ns.saturating_sub(result.started_ns)));
+            let counts = passed
+                || self.evidence.stream(&result.to, id).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, now));
+            if counts {
+                self.evidence.on_bucket(result.to, id, Bucket::check(passed), now);
+            }
+            if passed {
+                self.evidence.on_check_passed(result.to, id, now);
+            }
+            if let Some(target) = self.targets.get_mut(&target_id) {
+                target.on_check(result.id, id, result.to, passed, counts, started, now);
+                touched.insert(target_id);
+            }
+        }
+        let touched: Vec<TargetId> = touched.into_iter().collect();
+        self.step_targets(&touched, now);
+    }
+}

@@ -1,0 +1,208 @@
+//! A volley: the same endpoints checked from several other nodes at once. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use probe_common::wire::Destination;
+
+use super::{OBSERVER_FOR, Order, Shape, Sight, Weighed};
+use crate::agents::NodeId;
+use crate::evidence::FAILING;
+use crate::time::Time;
+
+/// How many nodes check at most.
+const CHECKERS: usize = 3;
+
+/// How many endpoints each checks at most.
+const ENDPOINTS: usize = 4;
+
+/// The same when all evidence is about the Service's own address, which names no endpoint: the last look then has to
+/// cover every one, up to this many.
+const ENDPOINTS_OF_A_SERVICE: usize = 12;
+
+/// Beyond the time-out of a check: for the request and the result to travel. A result later than that is not waited for.
+const TRAVEL: Duration = Duration::from_millis(75);
+
+/// Checks under way.
+#[derive(Debug)]
+pub(super) struct Volley {
+    id: u64,
+    started: Time,
+    timeout: Duration,
+    results: BTreeMap<NodeId, BTreeMap<Destination, Option<bool>>>,
+}
+
+/// How a volley ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Finished {
+    /// When it was ordered: its SYNs left later.
+    pub(super) started: Time,
+    /// When its last result was there, or not waited for any longer.
+    pub(super) ended: Time,
+    asked: usize,
+    failed: usize,
+    checkers: usize,
+}
+
+impl Volley {
+    /// Chooses who checks what: nodes that do not share the suspicion first, others only where fewer than two such
+    /// exist; endpoints by lot, where the lot is the volley's number.
+    pub(super) fn plan(id: u64, shape: &Shape, weighed: &Weighed, timeout: Duration, sight: Sight<'_>) -> Self {
+        let only_service = weighed.failing == 0 && !shape.services.is_empty();
+        let mut endpoints: Vec<_> = shape
+            .endpoints
+            .iter()
+            .filter_map(|(identity, to)| Some((lot(id, identity.as_bytes()), *to.first()?)))
+            .collect();
+        endpoints.sort_unstable();
+        endpoints.truncate(if only_service { ENDPOINTS_OF_A_SERVICE } else { ENDPOINTS });
+        let able = |node: NodeId| -> Vec<Destination> {
+            let saw_healthy = |to: &Destination| {
+                sight.evidence.stream(to, node).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, sight.now))
+            };
+            endpoints.iter().map(|(_, to)| *to).filter(saw_healthy).collect()
+        };
+        let mut checkers: Vec<_> = sight
+            .agents
+            .nodes()
+            .filter(|node| sight.agents.can_check(*node, sight.config, sight.now))
+            .map(|node| (node, able(node)))
+            .filter(|(_, able)| !able.is_empty())
+            .map(|(node, able)| {
+                let shares = weighed.nodes.get(&node).is_some_and(|sum| *sum >= FAILING);
+                (shares, endpoints.len() - able.len(), lot(id, sight.agents.name(node).as_bytes()), node, able)
+            })
+            .collect();
+        checkers.sort_unstable();
+        let unsuspicious = checkers.iter().filter(|(shares, ..)| !shares).count();
+        let wanted = if unsuspicious >= 2 { unsuspicious.min(CHECKERS) } else { CHECKERS };
+        let results = checkers
+            .into_iter()
+            .take(wanted)
+            .map(|(_, _, _, node, able)| (node, able.into_iter().map(|to| (to, None)).collect()))
+            .collect();
+        Self { id, started: sight.now, timeout, results }
+    }
+
+    /// How many checks it is.
+    pub(super) fn size(&self) -> usize {
+        self.results.values().map(BTreeMap::len).sum()
+    }
+
+    pub(super) fn orders(&self) -> impl Iterator<Item = Order> {
+        let order = |(node, results): (&NodeId, &BTreeMap<Destination, Option<bool>>)| Order {
+            id: self.id,
+            node: *node,
+            destinations: results.keys().copied().collect(),
+            timeout: self.timeout,
+        };
+        self.results.iter().map(order)
+    }
+
+    /// A result; one that does not count leaves its place empty, as one that never came.
+    pub(super) fn on_result(&mut self, id: u64, node: NodeId, to: Destination, passed: bool, counts: bool) {
+        if id == self.id
+            && counts
+            && let Some(place) = self.results.get_mut(&node).and_then(|results| results.get_mut(&to))
+        {
+            *place = Some(passed);
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Time {
+        self.started + self.timeout + TRAVEL
+    }
+
+    /// The outcome, once every result is there or the deadline is over. A missing result is not a failure.
+    pub(super) fn finished(&self, now: Time) -> Option<Finished> {
+        let all = self.results.values().flat_map(BTreeMap::values);
+        if now < self.deadline() && all.clone().any(Option::is_none) {
+            return None;
+        }
+        let failed = |results: &BTreeMap<Destination, Option<bool>>| {
+            results.values().filter(|result| **result == Some(false)).count()
+        };
+        Some(Finished {
+            started: self.started,
+            ended: now,
+            asked: self.size(),
+            failed: self.results.values().map(failed).sum(),
+            checkers: self.results.values().filter(|results| failed(results) * 2 >= results.len()).count(),
+        })
+    }
+}
+
+impl Finished {
+    /// Three quarters of all failed, and two nodes saw at least half of theirs fail.
+    pub(super) const fn failed_for_sure(&self) -> bool {
+        self.asked > 0 && self.failed * 4 >= self.asked * 3 && self.checkers >= 2
+    }
+
+    /// Half of all failed, and two nodes saw at least half of theirs fail.
+    pub(super) const fn failed_by_half(&self) -> bool {
+        self.asked > 0 && self.failed * 2 >= self.asked && self.checkers >= 2
+    }
+}
+
+/// A lot that every replica draws the same: FNV-1a over the volley's number and a name.
+pub(super) fn lot(seed: u64, name: &[u8]) -> u64 {
+    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = seed.to_le_bytes().iter().chain(name).fold(0xcbf2_9ce4_8422_2325, |hash, byte| fold(hash, *byte));
+    // FNV's high bits are weak for short names; one multiply-shift spreads them.
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_volley(outcomes: &[&[Option<bool>]]) -> Volley {
+        let to = |index: usize| Destination::from(([198, 18, 0, index as u8], 80));
+        let results = outcomes
+            .iter()
+            .enumerate()
+            .map(|(node, results)| {
+                (NodeId(node as u32), results.iter().enumerate().map(|(index, result)| (to(index), *result)).collect())
+            })
+            .collect();
+        Volley { id: 1, started: Time(0), timeout: Duration::from_millis(25), results }
+    }
+
+    const P: Option<bool> = Some(true);
+    const F: Option<bool> = Some(false);
+
+    #[track_caller]
+    fn check(outcomes: &[&[Option<bool>]], sure: bool, half: bool) {
+        let volley = mk_volley(outcomes);
+        let finished = volley.finished(volley.deadline()).expect("its deadline is over");
+        assert_eq!((finished.failed_for_sure(), finished.failed_by_half()), (sure, half));
+    }
+
+    #[test]
+    fn nine_of_twelve_from_two_nodes_are_sure() {
+        check(&[&[F, F, F, F], &[F, F, F, F], &[F, P, P, P]], true, true);
+        check(&[&[F, F, F, F], &[F, F, F, P], &[F, P, P, P]], false, true);
+    }
+
+    #[test]
+    fn one_lying_node_is_never_enough() {
+        check(&[&[F, F, F, F], &[P, P, P, P], &[P, P, P, P]], false, false);
+        check(&[&[F, F, F, F], &[F, P, P, P]], false, false);
+        check(&[&[F, F, F, F]], false, false);
+    }
+
+    #[test]
+    fn results_that_never_came_are_not_failures() {
+        check(&[&[F, F, F, F], &[None; 4], &[None; 4]], false, false);
+        check(&[&[None; 4], &[None; 4]], false, false);
+        check(&[], false, false);
+    }
+
+    #[test]
+    fn a_volley_ends_with_its_last_result_or_at_its_deadline() {
+        let mut volley = mk_volley(&[&[F], &[None]]);
+        assert_eq!(volley.finished(Time(1)), None);
+        volley.on_result(1, NodeId(1), ([198, 18, 0, 0], 80).into(), false, true);
+        assert!(volley.finished(Time(1)).is_some());
+    }
+}
