@@ -105,7 +105,7 @@ pub mod members {
         member("O_NODE_ID", "kernfs_node", "id", 8),
         member("O_TCP_RECEIVED", "tcp_sock", "bytes_received", 8),
         member("O_TCP_SENT", "tcp_sock", "bytes_sent", 8),
-        ];
+    ];
 }
 
 /// The most destinations of splits that one node counts per CPU and by age (design: 4,096).
@@ -284,6 +284,8 @@ pub struct Hot {
     pub failed_late: [u64; FailureCause::COUNT],
     /// Established connections that ended with at least one byte of answer.
     pub flows_answered: u64,
+    /// How often a slot's leftovers have gone to `older`. A copy is whole when this equals [`Self::folds_begun`].
+    pub folds_ended: u64,
     /// Net attempts still outstanding from laps before the ring's current one.
     pub older: i64,
     /// The slot in which a cell of this CPU was last touched: a cell cannot be of a lap after that. What remains is a
@@ -298,6 +300,9 @@ pub struct Hot {
     pub slots: [u32; SLOTS],
     /// Clients that started an attempt in the slot: bit = hash of the network namespace, 32 of them.
     pub slot_clients: [u32; SLOTS],
+    /// How often a slot's leftovers began to go to `older`. The kernel copies a value from its start to its end, so a
+    /// copy during such a move sees more of these than of [`Self::folds_ended`]: it is to be made again.
+    pub folds_begun: u64,
 }
 
 /// Counters of one destination that no split uses: one value for all CPUs, atomically updated.
@@ -420,12 +425,14 @@ impl Hot {
         failed: [0; FailureCause::COUNT],
         failed_late: [0; FailureCause::COUNT],
         flows_answered: 0,
+        folds_ended: 0,
         older: 0,
         last_slot: 0,
         padding: 0,
         failing: [FailureWindow { round: 0, clients: 0, oldest_start_ns: 0, first_failed_ns: 0 }; 2],
         slots: [0; SLOTS],
         slot_clients: [0; SLOTS],
+        folds_begun: 0,
     };
 
     /// On this CPU: net attempts outstanding that are late at slot `now`. Only the sum over all CPUs means something.
@@ -458,6 +465,8 @@ impl Hot {
         match cell_step(old, start, now, self.last_slot) {
             CellStep::Add => self.slots[position] = cell(epoch_of(start), cell_count(old) + count),
             CellStep::Restart => {
+                self.folds_begun += 1;
+                self.folds_ended += 1;
                 self.older += i64::from(cell_count(old));
                 self.slots[position] = cell(epoch_of(start), count);
                 self.slot_clients[position] = 0;
@@ -483,7 +492,7 @@ const _: () = {
     assert!(size_of::<DestinationKey>() == 20);
     assert!(size_of::<DestinationValue>() == 12);
     assert!(size_of::<FailureWindow>() == 32);
-    assert!(size_of::<Hot>() == 5 * 8 + 2 * 32 + 2 * 8 + 8 + 2 * 32 + 2 * 4 * SLOTS);
+    assert!(size_of::<Hot>() == 5 * 8 + 2 * 32 + 2 * 8 + 8 + 2 * 32 + 2 * 4 * SLOTS + 2 * 8);
     assert!(size_of::<Cold>() == 56);
     assert!(size_of::<Stamps>() == 4 * HOT_LIMIT as usize);
     assert!(size_of::<FirstFailure>() == 32);
