@@ -6,20 +6,40 @@
 //! This is the only folder that names aya or holds unsafe code. It judges nothing: what a counter means is decided by
 //! its readers, when to read is decided by the shell. Dropping a [`Probe`] detaches everything; nothing is pinned.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _, RawFd},
+    path::Path,
+};
 
-use probe_common::abi;
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
+    programs::Program,
+};
+use probe_common::abi::{Cold, Control, DestinationKey, DestinationValue, Hot, Loss, Stamps, maps, programs};
 
+mod btf;
+mod cgroup;
+mod clock;
 mod error;
+mod figures;
+mod load;
+mod ring;
 
 pub use error::{CgroupError, LoadError, MapError};
+pub use figures::ProgramFigures;
+pub use ring::Events;
+
+/// How often a value is copied again when the kernel was moving leftovers in it. A move takes well under a microsecond
+/// and happens at most once per slot of 8 ms; needing a third copy means that the reader itself was held up twice.
+const COPIES: u32 = 8;
 
 /// What has to be known before loading: sizes cannot change afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Cgroup id above every socket of this node: [`node_cgroup`].
     pub node_cgroup: u64,
-    /// Destinations counted per CPU and by age, at most [`abi::HOT_LIMIT`].
+    /// Destinations counted per CPU and by age, at most [`probe_common::abi::HOT_LIMIT`].
     pub hot_capacity: u32,
     /// Destinations counted by one shared value each.
     pub cold_capacity: u32,
@@ -31,18 +51,31 @@ pub struct Settings {
 /// # Errors
 /// When there is no cgroup2 mount, or its root cannot be read.
 pub fn node_cgroup(explicit: Option<&Path>) -> Result<u64, CgroupError> {
-    let _ = explicit;
-    Err(CgroupError::NotMounted)
+    cgroup::root_id(explicit)
 }
 
 /// CLOCK_MONOTONIC in nanoseconds: the clock of `bpf_ktime_get_ns`, and of every `_ns` in `probe_common::abi`.
 #[must_use]
 pub fn now_ns() -> u64 {
-    0
+    clock::monotonic_ns()
 }
 
-/// The loaded and attached programs with their maps.
-pub struct Probe {}
+/// The loaded and attached programs with their maps. Dropping it detaches them; the kernel then frees everything.
+pub struct Probe {
+    ebpf: Ebpf,
+    settings: Settings,
+    round: u64,
+    control: Array<MapData, Control>,
+    destinations: HashMap<MapData, DestinationKey, DestinationValue>,
+    generations: Array<MapData, u32>,
+    hot: PerCpuArray<MapData, Hot>,
+    cold: Array<MapData, Cold>,
+    stamps: Array<MapData, Stamps>,
+    losses: PerCpuArray<MapData, [u64; Loss::COUNT]>,
+    events: Option<RingBuf<MapData>>,
+    /// Of the maps that live as long as the probe, for [`Self::memory_bytes`].
+    map_descriptors: Vec<(&'static str, RawFd)>,
+}
 
 impl Probe {
     /// Loads the object that this binary carries and attaches both programs.
@@ -50,69 +83,177 @@ impl Probe {
     /// # Errors
     /// Each phase has its variant; [`LoadError::NotBuilt`] when the agent was built without an object.
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        let _ = settings;
-        Err(LoadError::NotBuilt)
+        load::load(settings)
     }
 
-    /// Raises [`abi::Control::round`]; returns the round that just ended, whose windows are complete now.
+    /// Raises [`probe_common::abi::Control::round`]; returns the round that just ended, whose windows are complete now and stay until
+    /// the next call.
+    ///
+    /// # Errors
+    /// When the map cannot be written; the round is then unchanged.
     pub fn next_round(&mut self) -> Result<u64, MapError> {
-        Err(MapError::Missing { map: abi::maps::CONTROL })
+        self.control.set(0, Control { round: self.round + 1 }, 0).map_err(MapError::access(maps::CONTROL))?;
+        self.round += 1;
+        Ok(self.round - 1)
     }
 
     /// In which round each hot index was last touched.
-    pub fn stamps(&self) -> Result<Box<abi::Stamps>, MapError> {
-        Err(MapError::Missing { map: abi::maps::STAMPS })
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn stamps(&self) -> Result<Box<Stamps>, MapError> {
+        self.stamps.get(&0, 0).map(Box::new).map_err(MapError::access(maps::STAMPS))
     }
 
-    /// One value per possible CPU.
-    pub fn hot(&self, index: u32) -> Result<Vec<abi::Hot>, MapError> {
-        let _ = index;
-        Err(MapError::Missing { map: abi::maps::HOT })
+    /// The value at a hot index, one per possible CPU.
+    ///
+    /// Take [`now_ns`] before the call, and judge lateness by that: an attempt that the copy shows as outstanding cannot
+    /// have ended in time before it. While ends are being counted the copy may miss them for a moment, but never holds
+    /// one twice: `late so far` may dip below what an earlier read found, and does not mean anything then.
+    ///
+    /// # Errors
+    /// When the index is beyond the capacity, or the map cannot be read.
+    pub fn hot(&self, index: u32) -> Result<Vec<Hot>, MapError> {
+        if index >= self.settings.hot_capacity {
+            return Err(MapError::OutOfRange { map: maps::HOT, index });
+        }
+        for _ in 0..COPIES {
+            let values = self.hot.get(&index, 0).map_err(MapError::access(maps::HOT))?;
+            if values.iter().all(|value| value.folds_begun == value.folds_ended) {
+                return Ok(values.to_vec());
+            }
+        }
+        Err(MapError::Unsteady { map: maps::HOT, index })
     }
 
-    /// `index` as in [`abi::DestinationValue::index`]: counted from `hot_capacity` on.
-    pub fn cold(&self, index: u32) -> Result<abi::Cold, MapError> {
-        let _ = index;
-        Err(MapError::Missing { map: abi::maps::COLD })
+    /// The value of a destination that no split uses. `index` is that of [`probe_common::abi::DestinationValue::index`], which counts
+    /// from `hot_capacity` on.
+    ///
+    /// # Errors
+    /// When the index is not a cold one, or the map cannot be read.
+    pub fn cold(&self, index: u32) -> Result<Cold, MapError> {
+        self.cold.get(&self.cold_position(index)?, 0).map_err(MapError::access(maps::COLD))
     }
 
     /// Zeroes the value at the (rested) index, sets its generation, then lets the kernel count the destination there.
-    pub fn assign(&mut self, key: &abi::DestinationKey, value: &abi::DestinationValue) -> Result<(), MapError> {
-        let _ = (key, value);
-        Err(MapError::Missing { map: abi::maps::DESTINATIONS })
+    /// A destination that was counted elsewhere moves; its old index then has to rest.
+    ///
+    /// # Errors
+    /// [`MapError::OutOfRange`] and [`MapError::Full`] mean that the probe was loaded too small.
+    pub fn assign(&mut self, key: &DestinationKey, value: &DestinationValue) -> Result<(), MapError> {
+        let index = value.index;
+        if index < self.settings.hot_capacity {
+            let zeros = vec![Hot::ZERO; self.possible_cpus()?];
+            let zeros = PerCpuValues::try_from(zeros).map_err(|source| MapError::Wait { map: maps::HOT, source })?;
+            self.hot.set(index, zeros, 0).map_err(MapError::access(maps::HOT))?;
+        } else {
+            let position = self.cold_position(index)?;
+            self.cold.set(position, Cold::default(), 0).map_err(MapError::access(maps::COLD))?;
+        }
+        self.generations.set(index, value.generation, 0).map_err(MapError::access(maps::GENERATIONS))?;
+        self.destinations.insert(key, value, 0).map_err(MapError::access(maps::DESTINATIONS))
     }
 
     /// Stops counting new attempts to the destination; ends of those begun are still counted at its index, which
-    /// therefore has to rest for [`abi::INDEX_REST_NS`]. Releasing an unknown destination is no error.
-    pub fn release(&mut self, key: &abi::DestinationKey) -> Result<(), MapError> {
-        let _ = key;
-        Err(MapError::Missing { map: abi::maps::DESTINATIONS })
+    /// therefore has to rest for [`probe_common::abi::INDEX_REST_NS`]. Releasing an unknown destination is no error.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn release(&mut self, key: &DestinationKey) -> Result<(), MapError> {
+        match self.destinations.remove(key).map_err(MapError::access(maps::DESTINATIONS)) {
+            Err(MapError::Unknown { .. }) => Ok(()),
+            released => released,
+        }
     }
 
-    /// Sums over CPUs, in the order of [`abi::Loss::ALL`].
-    pub fn losses(&self) -> Result<[u64; abi::Loss::COUNT], MapError> {
-        Err(MapError::Missing { map: abi::maps::LOSSES })
+    /// What the programs gave up or could not attribute: sums over CPUs, in the order of [`Loss::ALL`].
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn losses(&self) -> Result<[u64; Loss::COUNT], MapError> {
+        let values = self.losses.get(&0, 0).map_err(MapError::access(maps::LOSSES))?;
+        let mut sums = [0; Loss::COUNT];
+        for value in values.iter() {
+            for (sum, lost) in sums.iter_mut().zip(value) {
+                *sum += lost;
+            }
+        }
+        Ok(sums)
     }
 
     /// Events that the kernel did not give to a program because it was running on that CPU already; sum over programs.
+    /// Each is a start or an end that was not counted.
+    ///
+    /// # Errors
+    /// When the kernel's figures cannot be read.
     pub fn recursion_misses(&self) -> Result<u64, MapError> {
-        Err(MapError::Missing { map: abi::maps::LOSSES })
+        Ok(self.programs()?.iter().map(|(_, figures)| figures.recursion_misses).sum())
     }
 
-    /// The stream of first failures, to be awaited apart from the reads. It can be taken once, inside a tokio runtime.
+    /// The kernel's figures about each program, by name.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn programs(&self) -> Result<Vec<(&'static str, ProgramFigures)>, MapError> {
+        programs::ALL
+            .into_iter()
+            .map(|program| {
+                let failed = |source| MapError::ProgramFigures { program, source };
+                let fd = self.ebpf.program(program).and_then(descriptor).ok_or_else(|| failed(not_loaded()))?;
+                Ok((program, figures::of_program(fd).map_err(failed)?))
+            })
+            .collect()
+    }
+
+    /// Memory that the kernel charges for programs and maps, in bytes. The ring (256 KiB) and what sockets remember
+    /// (charged to them) are not in it.
+    ///
+    /// # Errors
+    /// When the kernel's figures cannot be read.
+    pub fn memory_bytes(&self) -> Result<u64, MapError> {
+        let mut sum = self.programs()?.iter().map(|(_, figures)| figures.memory_bytes).sum();
+        for &(map, fd) in &self.map_descriptors {
+            sum += figures::map_bytes(fd).map_err(|source| MapError::Wait { map, source })?;
+        }
+        Ok(sum)
+    }
+
+    /// The stream of first failures, to be awaited apart from the reads.
+    ///
+    /// # Errors
+    /// [`MapError::Missing`] when it was taken before; [`MapError::Wait`] when the system has no room to wait for it.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with IO.
     pub fn take_events(&mut self) -> Result<Events, MapError> {
-        Err(MapError::Missing { map: abi::maps::EVENTS })
+        Events::new(self.events.take().ok_or(MapError::Missing { map: maps::EVENTS })?)
+    }
+
+    fn cold_position(&self, index: u32) -> Result<u32, MapError> {
+        let position = index.checked_sub(self.settings.hot_capacity);
+        position
+            .filter(|&position| position < self.settings.cold_capacity)
+            .ok_or(MapError::OutOfRange { map: maps::COLD, index })
+    }
+
+    fn possible_cpus(&self) -> Result<usize, MapError> {
+        aya::util::nr_cpus().map_err(|(_, source)| MapError::Wait { map: maps::HOT, source })
     }
 }
 
-/// First failures as they happen, one record per destination, CPU and round.
-pub struct Events {}
+fn descriptor(program: &Program) -> Option<RawFd> {
+    program.fd().ok().map(|fd| fd.as_fd().as_raw_fd())
+}
 
-impl Events {
-    /// Waits until there is at least one record, then appends all there are. Cancel-safe: a record is either appended
-    /// or still in the kernel's ring.
-    pub async fn next(&mut self, into: &mut Vec<abi::FirstFailure>) -> Result<(), MapError> {
-        let _ = into;
-        std::future::pending().await
-    }
+fn not_loaded() -> std::io::Error {
+    std::io::Error::from(std::io::ErrorKind::NotFound)
+}
+
+/// The descriptors of the object's maps but the ring, which leaves with its [`Events`]. The others live in the probe.
+fn map_descriptors(ebpf: &Ebpf) -> Vec<(&'static str, RawFd)> {
+    let descriptor = |name| match ebpf.map(name)? {
+        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) => Some((name, map.fd().as_fd().as_raw_fd())),
+        _ => None,
+    };
+    maps::ALL.into_iter().filter_map(descriptor).collect()
 }

@@ -6,7 +6,9 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// build.rs found no object.
-    #[error("this agent was built without its kernel programs: run `cargo xtask build-ebpf`, then build the agent again")]
+    #[error(
+        "this agent was built without its kernel programs: run `cargo xtask build-ebpf`, then build the agent again"
+    )]
     NotBuilt,
     /// The sizes asked for are not possible.
     #[error("cannot count {hot} destinations of splits: the limit is {limit}", limit = probe_common::abi::HOT_LIMIT)]
@@ -109,6 +111,20 @@ pub enum MapError {
         /// Its name.
         map: &'static str,
     },
+    /// The key is not there.
+    #[error("{map} has no such entry")]
+    Unknown {
+        /// Its name.
+        map: &'static str,
+    },
+    /// The value changed under every attempt to copy it; the next read will do.
+    #[error("index {index} of {map} could not be copied while it stood still")]
+    Unsteady {
+        /// Its name.
+        map: &'static str,
+        /// Which.
+        index: u32,
+    },
     /// The system call failed.
     #[error("cannot access {map}")]
     Access {
@@ -136,6 +152,22 @@ pub enum MapError {
         #[source]
         source: io::Error,
     },
+}
+
+impl MapError {
+    /// Tells what a caller can act on from the rest.
+    pub(super) fn access(map: &'static str) -> impl Fn(aya::maps::MapError) -> Self {
+        move |source| match &source {
+            aya::maps::MapError::OutOfBounds { index, .. } => Self::OutOfRange { map, index: *index },
+            aya::maps::MapError::KeyNotFound => Self::Unknown { map },
+            aya::maps::MapError::SyscallError(error) => match error.io_error.raw_os_error() {
+                Some(code) if code == rustix::io::Errno::TOOBIG.raw_os_error() => Self::Full { map },
+                Some(code) if code == rustix::io::Errno::NOENT.raw_os_error() => Self::Unknown { map },
+                _ => Self::Access { map, source },
+            },
+            _ => Self::Access { map, source },
+        }
+    }
 }
 
 /// Why the node's cgroup could not be found. Without it the agent does not attach: it would count other nodes' sockets.
