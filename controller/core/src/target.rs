@@ -99,6 +99,22 @@ pub struct Order {
     pub timeout: Duration,
 }
 
+/// A check that ended. Failures of a node that has not seen the destination healthy lately never get here: they say
+/// nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// The order's.
+    pub id: u64,
+    /// Who checked.
+    pub node: NodeId,
+    /// What.
+    pub to: Destination,
+    /// Whether it was established in time.
+    pub passed: bool,
+    /// When its SYN left, on the controller's clock, at the latest.
+    pub started: Time,
+}
+
 /// What the evidence amounts to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -224,22 +240,11 @@ impl Target {
         self.ever_healthy |= age <= Duration::from_secs(3600);
     }
 
-    /// A check ended; `counts` is false for a failure of a node that has not seen the destination healthy lately.
-    pub fn on_check(
-        &mut self,
-        id: u64,
-        node: NodeId,
-        to: Destination,
-        passed: bool,
-        counts: bool,
-        started: Time,
-        now: Time,
-    ) {
+    /// A check ended, and says something.
+    pub fn on_check(&mut self, check: Checked, now: Time) {
+        let Checked { id, node, to, passed, started } = check;
         if let Some(volley) = &mut self.volley {
-            volley.on_result(id, node, to, passed, counts);
-        }
-        if !counts {
-            return;
+            volley.on_result(id, node, to, passed);
         }
         if passed {
             self.straight.since.get_or_insert(now);

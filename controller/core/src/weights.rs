@@ -69,8 +69,8 @@ impl Weight {
     ///
     /// [`WeightError`].
     pub fn parse(text: &str) -> Result<Self, WeightError> {
-        if text.starts_with('-') {
-            return match Self::parse(&text[1..]) {
+        if let Some(magnitude) = text.strip_prefix('-') {
+            return match Self::parse(magnitude) {
                 Ok(Self::ZERO) => Ok(Self::ZERO),
                 Ok(_) | Err(WeightError::TooLarge) => Err(WeightError::Negative),
                 Err(error) => Err(error),
@@ -122,7 +122,7 @@ impl Weight {
 impl fmt::Display for Weight {
     /// As the API takes it: an integer where it is one, else thousandths.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.milli % 1000 == 0 { write!(f, "{}", self.milli / 1000) } else { write!(f, "{}m", self.milli) }
+        if self.milli.is_multiple_of(1000) { write!(f, "{}", self.milli / 1000) } else { write!(f, "{}m", self.milli) }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::Output;
 use crate::agents::{NodeId, Welcome};
 use crate::evidence::Bucket;
 use crate::output::TransitionKind;
-use crate::target::OBSERVER_FOR;
+use crate::target::{Checked, OBSERVER_FOR};
 use crate::time::Time;
 
 /// An agent whose loop woke later than this saw answers late that came in time: its lateness is its own.
@@ -147,16 +147,18 @@ impl Core {
                 CheckOutcome::NotMade => continue,
             };
             let started = now.before(Duration::from_nanos(results.now_ns.saturating_sub(result.started_ns)));
-            let counts = passed
-                || self.evidence.stream(&result.to, id).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, now));
-            if counts {
-                self.evidence.on_bucket(result.to, id, Bucket::check(passed), now);
+            // Without an earlier success of the same node's, a failure may be this node's own (a NetworkPolicy, say).
+            let knows_better =
+                self.evidence.stream(&result.to, id).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, now));
+            if !passed && !knows_better {
+                continue;
             }
+            self.evidence.on_bucket(result.to, id, Bucket::check(passed), now);
             if passed {
                 self.evidence.on_check_passed(result.to, id, now);
             }
             if let Some(target) = self.targets.get_mut(&target_id) {
-                target.on_check(result.id, id, result.to, passed, counts, started, now);
+                target.on_check(Checked { id: result.id, node: id, to: result.to, passed, started }, now);
                 touched.insert(target_id);
             }
         }

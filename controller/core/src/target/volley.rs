@@ -99,10 +99,9 @@ impl Volley {
         self.results.iter().map(order)
     }
 
-    /// A result; one that does not count leaves its place empty, as one that never came.
-    pub(super) fn on_result(&mut self, id: u64, node: NodeId, to: Destination, passed: bool, counts: bool) {
+    /// A result of this volley, or of another that came late and is passed over.
+    pub(super) fn on_result(&mut self, id: u64, node: NodeId, to: Destination, passed: bool) {
         if id == self.id
-            && counts
             && let Some(place) = self.results.get_mut(&node).and_then(|results| results.get_mut(&to))
         {
             *place = Some(passed);
@@ -202,7 +201,7 @@ mod tests {
     fn a_volley_ends_with_its_last_result_or_at_its_deadline() {
         let mut volley = mk_volley(&[&[F], &[None]]);
         assert_eq!(volley.finished(Time(1)), None);
-        volley.on_result(1, NodeId(1), ([198, 18, 0, 0], 80).into(), false, true);
+        volley.on_result(1, NodeId(1), ([198, 18, 0, 0], 80).into(), false);
         assert!(volley.finished(Time(1)).is_some());
     }
 }

@@ -423,11 +423,13 @@ impl Cluster {
     }
 
     pub(crate) fn held(&self) -> Vec<&'static str> {
-        let guard = |transition: &Transition| match &transition.kind {
-            TransitionKind::Held { guard, .. } => Some(guard.as_str()),
-            _ => None,
-        };
-        self.transitions.iter().filter_map(guard).collect()
+        let mut held = Vec::new();
+        for transition in &self.transitions {
+            if let TransitionKind::Held { guard, .. } = &transition.kind {
+                held.push(guard.as_str());
+            }
+        }
+        held
     }
 
     pub(crate) fn span(ms: u64) -> Duration {

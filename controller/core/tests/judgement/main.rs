@@ -3,6 +3,8 @@
 
 mod cluster;
 
+use std::net::IpAddr;
+
 use cluster::{Answer, Cluster, Layout, Lots, id, is_primary, mk_split};
 use controller_core::facts::MoveCause;
 use controller_core::input::WriteOutcome;
@@ -110,8 +112,8 @@ fn half_of_the_endpoints_dead_moves_nothing_and_more_than_half_does() {
     let dead = |count: u8| {
         let mut cluster = Cluster::new(Layout::default()).warm_up();
         cluster.world = Box::new(move |_, to: Destination, _, _| match to.ip() {
-            std::net::IpAddr::V4(ip) if is_primary(to) && ip.octets()[3] <= count => Answer::Refused,
-            _ => Answer::Established,
+            IpAddr::V4(ip) if is_primary(to) && ip.octets()[3] <= count => Answer::Refused,
+            IpAddr::V4(_) | IpAddr::V6(_) => Answer::Established,
         });
         cluster
     };
@@ -124,8 +126,8 @@ fn half_of_the_endpoints_dead_moves_nothing_and_more_than_half_does() {
 fn one_of_two_endpoints_dead_moves_nothing() {
     let mut cluster = Cluster::new(Layout { endpoints: 2, ..Layout::default() }).warm_up();
     cluster.world = Box::new(|_, to: Destination, _, _| match to.ip() {
-        std::net::IpAddr::V4(ip) if is_primary(to) && ip.octets()[3] == 1 => Answer::Refused,
-        _ => Answer::Established,
+        IpAddr::V4(ip) if is_primary(to) && ip.octets()[3] == 1 => Answer::Refused,
+        IpAddr::V4(_) | IpAddr::V6(_) => Answer::Established,
     });
     check_stays(cluster, 10_000);
 }
