@@ -2,5 +2,6 @@
 //! In: a scenario and its settings. Out: a verdict and its figures. The lab touches only what it made itself, and the
 //! product under test never learns that it runs here.
 
+pub mod apiserver;
 pub mod load;
 pub mod world;
