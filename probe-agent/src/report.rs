@@ -106,6 +106,12 @@ impl Reporter {
         self.blind = blind.map(str::to_owned);
     }
 
+    /// Why this node cannot count, if so.
+    #[must_use]
+    pub fn blind(&self) -> Option<&str> {
+        self.blind.as_deref()
+    }
+
     /// Makes a report due, if only as a sign of life.
     pub fn flush(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);

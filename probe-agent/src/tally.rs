@@ -172,6 +172,8 @@ impl Tally {
         for position in 0..SLOTS as u32 {
             let age = newest.wrapping_sub(position) % SLOTS as u32;
             let start = newest.wrapping_sub(age);
+            // `last_slot` is copied before the slots: a cell written in between is newer than it says.
+            let is_recent = !is_before(start, abi::slot_of(snapshot.before_ns).wrapping_sub(1));
             let mut outstanding = 0;
             let mut clients = 0;
             for hot in snapshot.per_cpu {
@@ -180,11 +182,11 @@ impl Tally {
                     continue;
                 }
                 let count = i64::from(abi::cell_count(cell));
-                if abi::cell_epoch(cell) == abi::epoch_of(start) {
+                if abi::cell_epoch(cell) == abi::epoch_of(start) && (is_recent || !is_before(hot.last_slot, start)) {
                     outstanding += count;
                     clients |= hot.slot_clients[position as usize];
                 } else {
-                    // Left over from a lap before: later than any limit.
+                    // Left over from a lap before, by epoch or by `Hot::last_slot`: later than any limit.
                     ages.late += count;
                 }
             }

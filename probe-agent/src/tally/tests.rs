@@ -1,6 +1,7 @@
 //! The tally against a model of the kernel side that obeys `probe_common::abi`: random attempts over CPUs, reads that
 //! are torn between CPUs and between a value's counters and its slots, and the truth beside it.
 
+use probe_common::abi::CellStep;
 use proptest::prelude::*;
 
 use super::*;
@@ -92,17 +93,16 @@ impl Kernel {
     /// Adds to the age slot `slot` as seen at slot `now`.
     fn change(&mut self, cpu: usize, slot: u32, now: u32, by: i32) {
         let hot = &mut self.hot[cpu];
-        if now - slot >= SLOTS as u32 {
-            hot.older += i64::from(by);
-            return;
-        }
         let cell = &mut hot.slots[slot as usize % SLOTS];
-        if *cell != 0 && abi::cell_epoch(*cell) == abi::epoch_of(slot) {
-            *cell = abi::cell(abi::epoch_of(slot), abi::cell_count(*cell) + by);
-        } else {
-            hot.older += i64::from(abi::cell_count(*cell));
-            *cell = abi::cell(abi::epoch_of(slot), by);
+        match abi::cell_step(*cell, slot, now, hot.last_slot) {
+            CellStep::Add => *cell = abi::cell(abi::epoch_of(slot), abi::cell_count(*cell) + by),
+            CellStep::Restart => {
+                hot.older += i64::from(abi::cell_count(*cell));
+                *cell = abi::cell(abi::epoch_of(slot), by);
+            }
+            CellStep::Older => hot.older += i64::from(by),
         }
+        hot.last_slot = now;
     }
 
     fn put_in(&mut self, attempt: &Attempt) {

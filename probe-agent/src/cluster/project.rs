@@ -1,0 +1,126 @@
+//! An object of the API in, the addresses that matter to the agent out. Pure.
+//!
+//! Only TCP, only addresses (never names), ready or not: whether an endpoint is ready is the controller's question; a
+//! connect to one that is not is counted all the same.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::resolve::{Addresses, ObjectName};
+
+/// The label that names an EndpointSlice's Service
+/// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesioservice-name>).
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// The cluster addresses of a Service; none for a headless one or an alias.
+pub(super) fn service(service: Service) -> Option<Addresses> {
+    let name = ObjectName { namespace: service.metadata.namespace?, name: service.metadata.name? };
+    let spec = service.spec?;
+    // `clusterIPs` is the newer field and repeats `clusterIP`.
+    let texts = spec.cluster_ips.filter(|texts| !texts.is_empty()).or(spec.cluster_ip.map(|text| vec![text]));
+    let ports = spec.ports.unwrap_or_default().into_iter();
+    let ports = ports.filter_map(|port| tcp(port.protocol.as_deref(), port.name, Some(port.port)));
+    Addresses { service: name, addresses: addresses(texts.unwrap_or_default()), ports: ports.collect() }.into_some()
+}
+
+/// The endpoints of a slice; none for one that belongs to no Service.
+pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<Addresses> {
+    let service = slice.metadata.labels?.remove(SERVICE_NAME)?;
+    let name = ObjectName { namespace: slice.metadata.namespace?, name: service };
+    let texts = slice.endpoints.into_iter().flat_map(|endpoint| endpoint.addresses);
+    let ports = slice.ports.unwrap_or_default().into_iter();
+    let ports = ports.filter_map(|port| tcp(port.protocol.as_deref(), port.name, port.port));
+    Addresses { service: name, addresses: addresses(texts), ports: ports.collect() }.into_some()
+}
+
+impl Addresses {
+    fn into_some(self) -> Option<Self> {
+        (!self.addresses.is_empty() && !self.ports.is_empty()).then_some(self)
+    }
+}
+
+/// Headless Services say "None", FQDN slices name hosts: neither is an address.
+fn addresses(texts: impl IntoIterator<Item = String>) -> Vec<IpAddr> {
+    texts.into_iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+fn tcp(protocol: Option<&str>, name: Option<String>, port: Option<i32>) -> Option<(String, u16)> {
+    if protocol.is_some_and(|protocol| protocol != "TCP") {
+        return None;
+    }
+    let port = u16::try_from(port?).ok().filter(|port| *port > 0)?;
+    Some((name.unwrap_or_default(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mk_service(spec: serde_json::Value) -> Option<Addresses> {
+        let object = json!({"metadata": {"namespace": "shop", "name": "a"}, "spec": spec});
+        service(serde_json::from_value(object).expect("a Service"))
+    }
+
+    fn mk_slice(labels: serde_json::Value, rest: serde_json::Value) -> Option<Addresses> {
+        let mut object = json!({"metadata": {"namespace": "shop", "name": "a-x", "labels": labels}});
+        object.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
+        endpoint_slice(serde_json::from_value(object).expect("an EndpointSlice"))
+    }
+
+    #[test]
+    fn a_service_is_its_cluster_addresses_and_tcp_ports() {
+        let found = mk_service(json!({
+            "clusterIP": "203.0.113.1", "clusterIPs": ["203.0.113.1", "2001:db8::1"],
+            "ports": [{"name": "http", "port": 80}, {"port": 53, "protocol": "UDP"}, {"port": 443, "protocol": "TCP"}],
+        }));
+        let found = found.expect("has addresses");
+        assert_eq!(found.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(), ["203.0.113.1", "2001:db8::1"]);
+        assert_eq!(found.ports, [("http".to_owned(), 80), (String::new(), 443)]);
+    }
+
+    #[test]
+    fn headless_services_and_aliases_are_no_destinations() {
+        assert_eq!(mk_service(json!({"clusterIP": "None", "ports": [{"port": 80}]})), None);
+        assert_eq!(mk_service(json!({"type": "ExternalName", "externalName": "example.org"})), None);
+        assert_eq!(mk_service(json!({"clusterIP": "", "ports": [{"port": 80}]})), None);
+    }
+
+    #[test]
+    fn a_slice_is_all_its_endpoints_ready_or_not() {
+        let found = mk_slice(
+            json!({"kubernetes.io/service-name": "a"}),
+            json!({
+                "addressType": "IPv4", "ports": [{"port": 8080}, {"name": "open"}],
+                "endpoints": [
+                    {"addresses": ["198.18.0.1"], "conditions": {"ready": true}},
+                    {"addresses": ["198.18.0.2"], "conditions": {"ready": false}},
+                ],
+            }),
+        );
+        let found = found.expect("has addresses");
+        assert_eq!(found.service, ObjectName { namespace: "shop".into(), name: "a".into() });
+        assert_eq!((found.addresses.len(), found.ports), (2, vec![(String::new(), 8080)]));
+    }
+
+    #[test]
+    fn a_slice_without_endpoints_can_be_read() {
+        for endpoints in [json!(null), json!([])] {
+            let rest = json!({"addressType": "IPv4", "ports": [{"port": 80}], "endpoints": endpoints});
+            assert_eq!(mk_slice(json!({"kubernetes.io/service-name": "a"}), rest), None);
+        }
+    }
+
+    #[test]
+    fn slices_of_no_service_or_of_names_are_no_destinations() {
+        let endpoints = json!({
+            "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["198.18.0.1"]}],
+        });
+        assert_eq!(mk_slice(json!({}), endpoints), None);
+        let names = json!({"addressType": "FQDN", "ports": [{"port": 80}], "endpoints": [{"addresses": ["example.org"]}]});
+        assert_eq!(mk_slice(json!({"kubernetes.io/service-name": "a"}), names), None);
+    }
+}

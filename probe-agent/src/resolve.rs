@@ -1,0 +1,490 @@
+//! Address and port to destination, to the Services it serves, and to how closely it is counted. Pure.
+//!
+//! In: Services and EndpointSlices as plain values from the API, splits as the controllers' streams tell them. Out:
+//! which destinations are to be counted in which tier (as changes since the last question), and the Services behind an
+//! address. It neither touches a map nor knows whether a destination is well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use probe_common::abi;
+use probe_common::wire::{Split, SplitGone};
+
+use crate::tally::LATE_SLOTS_LIMIT;
+
+/// A namespaced name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// Which of the two watched kinds an object is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1/Service`: cluster addresses.
+    Service,
+    /// `discovery.k8s.io/v1/EndpointSlice`: endpoints' addresses.
+    EndpointSlice,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Service, Self::EndpointSlice];
+
+    /// Its name in metrics, logs and `/state`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+}
+
+/// What the agent needs of one object: whose destinations it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The Service that they serve.
+    pub service: ObjectName,
+    /// Cluster addresses or endpoints.
+    pub addresses: Vec<IpAddr>,
+    /// TCP ports, with their names.
+    pub ports: Vec<(String, u16)>,
+}
+
+/// How a destination is to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Per CPU and by age.
+    Hot {
+        /// After how many age slots an attempt is late.
+        late_slots: u32,
+    },
+    /// In a few shared counters.
+    Cold,
+    /// Not at all.
+    Nothing,
+}
+
+/// Everything that decides what a destination is.
+#[derive(Debug, Default)]
+pub struct Resolver {
+    objects: BTreeMap<(Kind, ObjectName), Named>,
+    listing: BTreeMap<Kind, BTreeSet<ObjectName>>,
+    services: BTreeMap<SocketAddr, Vec<Arc<ObjectName>>>,
+    streams: BTreeMap<SocketAddr, StreamSplits>,
+    /// Smallest lateness in slots that any stream asks for.
+    hot: BTreeMap<SocketAddr, u32>,
+    touched: BTreeSet<SocketAddr>,
+    touched_by_splits: BTreeSet<SocketAddr>,
+}
+
+/// What one object contributes.
+#[derive(Debug)]
+struct Named {
+    service: Arc<ObjectName>,
+    destinations: Vec<SocketAddr>,
+}
+
+/// The splits that one controller told.
+#[derive(Debug, Default)]
+struct StreamSplits {
+    splits: BTreeMap<ObjectName, Split>,
+    /// Names told since the stream began, until the first full set is complete.
+    retold: Option<BTreeSet<ObjectName>>,
+    /// Whether a full set was complete once.
+    is_complete: bool,
+}
+
+impl Resolver {
+    /// A list of that kind begins: what it does not name is gone when it is complete.
+    pub fn on_list_begin(&mut self, kind: Kind) {
+        self.listing.insert(kind, BTreeSet::new());
+    }
+
+    /// A list is complete.
+    pub fn on_list_complete(&mut self, kind: Kind) {
+        let Some(listed) = self.listing.remove(&kind) else { return };
+        let is_gone = |(other, name): &(Kind, ObjectName)| *other == kind && !listed.contains(name);
+        let gone: Vec<ObjectName> =
+            self.objects.keys().filter(|key| is_gone(key)).map(|(_, name)| name.clone()).collect();
+        for name in gone {
+            self.on_gone(kind, name);
+        }
+    }
+
+    /// An object is there, or changed.
+    pub fn on_object(&mut self, kind: Kind, name: ObjectName, addresses: &Addresses) {
+        if let Some(listed) = self.listing.get_mut(&kind) {
+            listed.insert(name.clone());
+        }
+        let destinations = destinations_of(addresses);
+        let key = (kind, name);
+        if let Some(known) = self.objects.get(&key)
+            && *known.service == addresses.service
+            && known.destinations == destinations
+        {
+            return;
+        }
+        self.forget(&key);
+        let service = Arc::new(addresses.service.clone());
+        for &to in &destinations {
+            self.services.entry(to).or_default().push(Arc::clone(&service));
+            self.touched.insert(to);
+        }
+        if !destinations.is_empty() {
+            self.objects.insert(key, Named { service, destinations });
+        }
+    }
+
+    /// An object is gone.
+    pub fn on_gone(&mut self, kind: Kind, name: ObjectName) {
+        self.forget(&(kind, name));
+    }
+
+    /// A controller's stream began: it tells every split anew.
+    pub fn on_stream(&mut self, controller: SocketAddr) {
+        self.streams.entry(controller).or_default().retold = Some(BTreeSet::new());
+    }
+
+    /// A controller told a split.
+    pub fn on_split(&mut self, controller: SocketAddr, split: Split) {
+        let name = ObjectName { namespace: split.namespace.clone(), name: split.name.clone() };
+        let stream = self.streams.entry(controller).or_default();
+        if let Some(retold) = &mut stream.retold {
+            retold.insert(name.clone());
+        }
+        let before = stream.splits.insert(name, split.clone());
+        self.settle(before.iter().chain([&split]));
+    }
+
+    /// A controller told that a split is gone.
+    pub fn on_split_gone(&mut self, controller: SocketAddr, gone: SplitGone) {
+        let name = ObjectName { namespace: gone.namespace, name: gone.name };
+        let before = self.streams.get_mut(&controller).and_then(|stream| stream.splits.remove(&name));
+        self.settle(before.iter());
+    }
+
+    /// A controller told all of its splits: those that it did not tell again are gone.
+    pub fn on_splits_sent(&mut self, controller: SocketAddr) {
+        let Some(stream) = self.streams.get_mut(&controller) else { return };
+        stream.is_complete = true;
+        let Some(retold) = stream.retold.take() else { return };
+        let (kept, gone) = std::mem::take(&mut stream.splits).into_iter().partition(|(name, _)| retold.contains(name));
+        stream.splits = kept;
+        let gone: BTreeMap<ObjectName, Split> = gone;
+        self.settle(gone.values());
+    }
+
+    /// Which controllers there are. What another one told is forgotten once one of these told everything: while there
+    /// is no controller at all, the agent goes on counting what it counted.
+    pub fn retain_controllers(&mut self, known: &BTreeSet<SocketAddr>) {
+        if !known.iter().any(|controller| self.streams.get(controller).is_some_and(|stream| stream.is_complete)) {
+            return;
+        }
+        let gone: Vec<SocketAddr> =
+            self.streams.keys().filter(|controller| !known.contains(*controller)).copied().collect();
+        for controller in gone {
+            let splits = self.streams.remove(&controller).map(|stream| stream.splits).unwrap_or_default();
+            self.settle(splits.values());
+        }
+    }
+
+    /// Destinations whose wish may have changed, with what is wanted now, each change once: those of splits all at once,
+    /// of the others no more than `limit`.
+    pub fn take_changes(&mut self, limit: usize) -> Vec<(SocketAddr, Wanted)> {
+        let mut changed = std::mem::take(&mut self.touched_by_splits);
+        for _ in 0..limit {
+            let Some(to) = self.touched.pop_first() else { break };
+            changed.insert(to);
+        }
+        changed.into_iter().map(|to| (to, self.wanted(to))).collect()
+    }
+
+    /// Whether [`take_changes`](Self::take_changes) has more.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        !self.touched.is_empty() || !self.touched_by_splits.is_empty()
+    }
+
+    /// How a destination is to be counted.
+    #[must_use]
+    pub fn wanted(&self, to: SocketAddr) -> Wanted {
+        match self.hot.get(&to) {
+            Some(&late_slots) => Wanted::Hot { late_slots },
+            None if self.services.contains_key(&to) => Wanted::Cold,
+            None => Wanted::Nothing,
+        }
+    }
+
+    /// The Services that a destination serves, each once.
+    #[must_use]
+    pub fn services_of(&self, to: SocketAddr) -> BTreeSet<&ObjectName> {
+        self.services.get(&to).into_iter().flatten().map(AsRef::as_ref).collect()
+    }
+
+    /// The backends of splits that a destination serves: the split and the leaf Service's name.
+    #[must_use]
+    pub fn backends_of(&self, to: SocketAddr) -> BTreeSet<(&ObjectName, &str)> {
+        let splits = self.streams.values().flat_map(|stream| &stream.splits);
+        splits
+            .flat_map(|(name, split)| split.backends.iter().map(move |backend| (name, backend)))
+            .filter(|(_, backend)| backend.destinations.iter().any(|watched| canonical(watched.to) == to))
+            .map(|(name, backend)| (name, backend.service.as_str()))
+            .collect()
+    }
+
+    /// Splits known, each once however many controllers told it.
+    #[must_use]
+    pub fn splits(&self) -> usize {
+        self.streams.values().flat_map(|stream| stream.splits.keys()).collect::<BTreeSet<_>>().len()
+    }
+
+    fn forget(&mut self, key: &(Kind, ObjectName)) {
+        let Some(named) = self.objects.remove(key) else { return };
+        for to in named.destinations {
+            if let Some(services) = self.services.get_mut(&to) {
+                if let Some(position) = services.iter().position(|service| Arc::ptr_eq(service, &named.service)) {
+                    services.swap_remove(position);
+                }
+                if services.is_empty() {
+                    self.services.remove(&to);
+                }
+            }
+            self.touched.insert(to);
+        }
+    }
+
+    /// Recomputes the wish for every destination that these splits name.
+    fn settle<'a>(&mut self, splits: impl Iterator<Item = &'a Split>) {
+        let named: BTreeSet<SocketAddr> = splits.flat_map(watched).map(|(to, _)| to).collect();
+        if named.is_empty() {
+            return;
+        }
+        let mut wanted: BTreeMap<SocketAddr, u32> = BTreeMap::new();
+        for split in self.streams.values().flat_map(|stream| stream.splits.values()) {
+            for (to, late_slots) in watched(split).filter(|(to, _)| named.contains(to)) {
+                wanted.entry(to).and_modify(|known| *known = late_slots.min(*known)).or_insert(late_slots);
+            }
+        }
+        for to in named {
+            let changed = match wanted.get(&to) {
+                Some(&late_slots) => self.hot.insert(to, late_slots) != Some(late_slots),
+                None => self.hot.remove(&to).is_some(),
+            };
+            if changed {
+                self.touched_by_splits.insert(to);
+            }
+        }
+    }
+}
+
+/// The destinations of a split, with the lateness in slots that the probe takes.
+fn watched(split: &Split) -> impl Iterator<Item = (SocketAddr, u32)> {
+    split.backends.iter().flat_map(|backend| &backend.destinations).map(|watched| {
+        let late_slots = abi::late_slots_for(u64::from(watched.late_after_ms) * 1_000_000);
+        (canonical(watched.to), late_slots.clamp(1, LATE_SLOTS_LIMIT))
+    })
+}
+
+fn destinations_of(addresses: &Addresses) -> Vec<SocketAddr> {
+    let all: BTreeSet<SocketAddr> = addresses
+        .addresses
+        .iter()
+        .flat_map(|&address| addresses.ports.iter().map(move |&(_, port)| canonical(SocketAddr::new(address, port))))
+        .collect();
+    all.into_iter().collect()
+}
+
+/// A v4-mapped address is the IPv4 address: the kernel keys both alike.
+fn canonical(to: SocketAddr) -> SocketAddr {
+    SocketAddr::new(to.ip().to_canonical(), to.port())
+}
+
+/// A destination as the kernel keys it.
+#[must_use]
+pub fn key_of(to: SocketAddr) -> abi::DestinationKey {
+    let address = match to.ip() {
+        IpAddr::V4(address) => address.to_ipv6_mapped(),
+        IpAddr::V6(address) => address,
+    };
+    abi::DestinationKey { address: address.octets(), port: to.port(), protocol: IPPROTO_TCP, padding: 0 }
+}
+
+/// <https://www.iana.org/assignments/protocol-numbers>
+const IPPROTO_TCP: u8 = 6;
+
+#[cfg(test)]
+mod tests {
+    use probe_common::wire::{Backend, WatchedDestination};
+
+    use super::*;
+
+    fn mk_name(name: &str) -> ObjectName {
+        ObjectName { namespace: "shop".into(), name: name.into() }
+    }
+
+    fn mk_to(text: &str) -> SocketAddr {
+        text.parse().expect("an address")
+    }
+
+    fn mk_addresses(service: &str, addresses: &[&str], ports: &[u16]) -> Addresses {
+        Addresses {
+            service: mk_name(service),
+            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            ports: ports.iter().map(|&port| (String::new(), port)).collect(),
+        }
+    }
+
+    fn mk_split(name: &str, destinations: &[(&str, u32)]) -> Split {
+        let destinations =
+            destinations.iter().map(|&(to, late_after_ms)| WatchedDestination { to: mk_to(to), late_after_ms });
+        Split {
+            namespace: "shop".into(),
+            name: name.into(),
+            service: name.into(),
+            generation: 1,
+            backends: vec![Backend {
+                service: "leaf".into(),
+                weight_milli: 1000,
+                destinations: destinations.collect(),
+            }],
+        }
+    }
+
+    const ONE: &str = "198.18.0.1:80";
+    const TWO: &str = "198.18.0.2:80";
+    const HOT: Wanted = Wanted::Hot { late_slots: 4 };
+
+    fn controllers() -> (SocketAddr, SocketAddr) {
+        (mk_to("198.51.100.1:9443"), mk_to("198.51.100.2:9443"))
+    }
+
+    #[track_caller]
+    fn check(resolver: &mut Resolver, expected: &[(&str, Wanted)]) {
+        check_some(resolver, 100, expected);
+    }
+
+    #[track_caller]
+    fn check_some(resolver: &mut Resolver, limit: usize, expected: &[(&str, Wanted)]) {
+        let expected: Vec<_> = expected.iter().map(|&(to, wanted)| (mk_to(to), wanted)).collect();
+        assert_eq!(resolver.take_changes(limit), expected);
+    }
+
+    #[test]
+    fn services_and_slices_are_counted_coldly() {
+        let mut resolver = Resolver::default();
+        resolver.on_object(Kind::Service, mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80, 443]));
+        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        let cold = [(ONE, Wanted::Cold), ("203.0.113.1:80", Wanted::Cold), ("203.0.113.1:443", Wanted::Cold)];
+        check(&mut resolver, &cold);
+        check(&mut resolver, &[]);
+        assert_eq!(resolver.services_of(mk_to(ONE)), BTreeSet::from([&mk_name("a")]));
+    }
+
+    #[test]
+    fn a_destination_lives_as_long_as_any_object_names_it() {
+        let mut resolver = Resolver::default();
+        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.1"], &[80]));
+        assert_eq!(resolver.services_of(mk_to(ONE)).len(), 2);
+        resolver.take_changes(100);
+        resolver.on_gone(Kind::EndpointSlice, mk_name("a-x"));
+        check(&mut resolver, &[(ONE, Wanted::Cold)]);
+        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &[], &[80]));
+        check(&mut resolver, &[(ONE, Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn a_new_list_takes_away_what_it_does_not_name() {
+        let mut resolver = Resolver::default();
+        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
+        resolver.on_object(Kind::Service, mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80]));
+        resolver.take_changes(100);
+        resolver.on_list_begin(Kind::EndpointSlice);
+        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
+        check(&mut resolver, &[]);
+        resolver.on_list_complete(Kind::EndpointSlice);
+        check(&mut resolver, &[(ONE, Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn a_split_makes_its_destinations_hot_and_the_strictest_lateness_wins() {
+        let mut resolver = Resolver::default();
+        let (one, two) = controllers();
+        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_split(one, mk_split("a", &[(ONE, 25), ("[::ffff:198.18.0.2]:80", 25)]));
+        check(&mut resolver, &[(ONE, HOT), (TWO, HOT)]);
+        resolver.on_split(two, mk_split("b", &[(ONE, 10)]));
+        check(&mut resolver, &[(ONE, Wanted::Hot { late_slots: 3 })]);
+        resolver.on_split_gone(two, SplitGone { namespace: "shop".into(), name: "b".into() });
+        check(&mut resolver, &[(ONE, HOT)]);
+        resolver.on_split_gone(one, SplitGone { namespace: "shop".into(), name: "a".into() });
+        check(&mut resolver, &[(ONE, Wanted::Cold), (TWO, Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn an_absurd_lateness_is_what_the_slots_can_tell() {
+        let mut resolver = Resolver::default();
+        resolver.on_split(controllers().0, mk_split("a", &[(ONE, 0), (TWO, u32::MAX)]));
+        let limits = [Wanted::Hot { late_slots: 1 }, Wanted::Hot { late_slots: LATE_SLOTS_LIMIT }];
+        check(&mut resolver, &[(ONE, limits[0]), (TWO, limits[1])]);
+    }
+
+    #[test]
+    fn a_reconnected_controller_takes_back_what_it_no_longer_tells() {
+        let mut resolver = Resolver::default();
+        let (one, _) = controllers();
+        resolver.on_stream(one);
+        resolver.on_split(one, mk_split("a", &[(ONE, 25)]));
+        resolver.on_split(one, mk_split("b", &[(TWO, 25)]));
+        resolver.on_splits_sent(one);
+        resolver.take_changes(100);
+        resolver.on_stream(one);
+        check(&mut resolver, &[]);
+        resolver.on_split(one, mk_split("b", &[(TWO, 25)]));
+        resolver.on_splits_sent(one);
+        check(&mut resolver, &[(ONE, Wanted::Nothing)]);
+        assert_eq!(resolver.splits(), 1);
+    }
+
+    #[test]
+    fn a_vanished_controller_is_believed_until_another_has_told_everything() {
+        let mut resolver = Resolver::default();
+        let (one, two) = controllers();
+        resolver.on_split(one, mk_split("a", &[(ONE, 25)]));
+        resolver.on_splits_sent(one);
+        resolver.take_changes(100);
+        resolver.retain_controllers(&BTreeSet::new());
+        resolver.retain_controllers(&BTreeSet::from([two]));
+        check(&mut resolver, &[]);
+        resolver.on_stream(two);
+        resolver.on_splits_sent(two);
+        resolver.retain_controllers(&BTreeSet::from([two]));
+        check(&mut resolver, &[(ONE, Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn changes_come_in_portions_those_of_splits_first() {
+        let mut resolver = Resolver::default();
+        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[1, 2, 3]));
+        resolver.on_split(controllers().0, mk_split("a", &[("198.18.0.1:3", 25), (TWO, 25)]));
+        check_some(&mut resolver, 1, &[("198.18.0.1:1", Wanted::Cold), ("198.18.0.1:3", HOT), (TWO, HOT)]);
+        assert!(resolver.has_changes());
+        check_some(&mut resolver, 5, &[("198.18.0.1:2", Wanted::Cold), ("198.18.0.1:3", HOT)]);
+        assert!(!resolver.has_changes());
+    }
+
+    #[test]
+    fn the_kernel_keys_both_families_alike() {
+        let key = key_of(mk_to(ONE));
+        assert_eq!(key.address[10..], [0xff, 0xff, 198, 18, 0, 1]);
+        assert_eq!((key.port, key.protocol, key.padding), (80, 6, 0));
+        assert_eq!(key_of(mk_to("[2001:db8::1]:80")).address[..4], [0x20, 0x01, 0x0d, 0xb8]);
+    }
+}
