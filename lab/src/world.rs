@@ -521,9 +521,22 @@ impl Step {
                 let path = format!("/proc/sys/net/{name}");
                 fs::write(&path, value).with_context(|| format!("cannot write {value:?} to {path}"))?;
             }
+            without_address_detection()?;
             tool::run("ip", &["-batch", "-"], &self.script)
         })?
     }
+}
+
+/// Duplicate address detection keeps an interface's link-local address unusable for up to two seconds, and a router
+/// asks for its neighbours with that address. Here every address is unique by construction. Existing interfaces ignore
+/// the default, and the kernel skips detection only when `all` agrees (net/ipv6/addrconf.c, addrconf_dad_begin).
+fn without_address_detection() -> Result<()> {
+    let directory = "/proc/sys/net/ipv6/conf";
+    for entry in fs::read_dir(directory).with_context(|| format!("cannot list {directory}"))? {
+        let path = entry.with_context(|| format!("cannot list {directory}"))?.path().join("accept_dad");
+        fs::write(&path, "0").with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Does `work` for every item on [`BUILDERS`] threads; the first error wins.

@@ -19,6 +19,8 @@ pub enum Outcome {
     NoAnswer,
     /// Connected, and the peer closed without a byte.
     Ended,
+    /// Nobody to dial: the chosen leaf had no ready endpoint.
+    NoEndpoint,
 }
 
 /// Numbers of Linux (asm-generic/errno.h) that a dial can meet.
@@ -69,6 +71,7 @@ impl fmt::Display for Outcome {
             Outcome::NoHandshake => f.write_str("no-handshake"),
             Outcome::NoAnswer => f.write_str("no-answer"),
             Outcome::Ended => f.write_str("ended"),
+            Outcome::NoEndpoint => f.write_str("no-endpoint"),
             Outcome::Errno(number) => match NAMES.iter().find(|(known, _)| known == number) {
                 Some((_, name)) => f.write_str(name),
                 None => write!(f, "errno-{number}"),
@@ -86,6 +89,7 @@ impl From<Outcome> for i16 {
             Outcome::NoHandshake => -1,
             Outcome::NoAnswer => -2,
             Outcome::Ended => -3,
+            Outcome::NoEndpoint => -4,
         }
     }
 }
@@ -96,6 +100,7 @@ impl From<i16> for Outcome {
             0 => Outcome::Ok,
             -1 => Outcome::NoHandshake,
             -2 => Outcome::NoAnswer,
+            -4 => Outcome::NoEndpoint,
             code if code < 0 => Outcome::Ended,
             number => Outcome::Errno(number),
         }
@@ -114,6 +119,7 @@ mod tests {
             Outcome::NoHandshake,
             Outcome::NoAnswer,
             Outcome::Ended,
+            Outcome::NoEndpoint,
             Outcome::Errno(200),
         ] {
             assert_eq!(Outcome::from(i16::from(outcome)), outcome);

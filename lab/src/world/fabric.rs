@@ -20,7 +20,6 @@ pub(crate) type Sysctls = &'static [(&'static str, &'static str)];
 pub(crate) const NODE_SYSCTLS: Sysctls = &[
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
-    ("ipv6/conf/default/accept_dad", "0"),
     ("netfilter/nf_conntrack_tcp_timeout_time_wait", "10"),
     ("netfilter/nf_conntrack_tcp_timeout_close", "2"),
 ];
@@ -31,7 +30,7 @@ pub(crate) const POD_SYSCTLS: Sysctls =
     &[("ipv4/ip_local_port_range", "10000 65535"), ("ipv4/tcp_tw_reuse", "1"), ("ipv6/conf/default/accept_dad", "0")];
 
 /// The fabric and the control namespace only carry addresses.
-pub(crate) const PLAIN_SYSCTLS: Sysctls = &[("ipv6/conf/default/accept_dad", "0")];
+pub(crate) const PLAIN_SYSCTLS: Sysctls = &[];
 
 /// The names of a world's namespaces.
 #[derive(Clone, Debug)]
@@ -115,7 +114,7 @@ pub(crate) fn node_script(node: &PlacedNode, nodes: &[PlacedNode], pods: &[Place
         push(&mut script, format_args!("addr add {gateway}/32 dev {port}\naddr add {gateway_v6}/128 dev {port} nodad"));
         push(&mut script, format_args!("link set {port} up"));
         push(&mut script, format_args!("route add {}/32 dev {port} src {gateway}", pod.address()));
-        push(&mut script, format_args!("-6 route add {}/128 dev {port}", pod.address_v6()));
+        push(&mut script, format_args!("route add {}/128 dev {port}", pod.address_v6()));
     }
     push_pod_routes(&mut script, nodes, Some(node.number));
     push(&mut script, format_args!("route add default via {BRIDGE_ADDRESS}"));
@@ -128,10 +127,7 @@ pub(crate) fn pod_script(pod: &PlacedPod) -> String {
     let mut script = format!("link set lo up\naddr add {}/32 dev eth0\n", pod.address());
     push(&mut script, format_args!("addr add {}/128 dev eth0 nodad\nlink set eth0 up", pod.address_v6()));
     push(&mut script, format_args!("route add {gateway} dev eth0 scope link\nroute add default via {gateway}"));
-    push(
-        &mut script,
-        format_args!("-6 route add {gateway_v6} dev eth0\n-6 route add default via {gateway_v6} dev eth0"),
-    );
+    push(&mut script, format_args!("route add {gateway_v6} dev eth0\nroute add ::/0 via {gateway_v6} dev eth0"));
     script
 }
 
@@ -139,7 +135,7 @@ fn push_pod_routes(script: &mut String, nodes: &[PlacedNode], except: Option<u8>
     for node in nodes.iter().filter(|node| Some(node.number) != except) {
         let number = node.number;
         push(script, format_args!("route add 198.18.{number}.0/24 via {}", node.address()));
-        push(script, format_args!("-6 route add 2001:db8:0:{number:x}::/64 via {}", node.address_v6()));
+        push(script, format_args!("route add 2001:db8:0:{number:x}::/64 via {}", node.address_v6()));
     }
 }
 

@@ -39,10 +39,11 @@ impl Filter {
         Filter::new(netns_of_pods(pods), &IN_PODS, &["iifname \"eth0\" meta l4proto tcp drop".to_owned()])
     }
 
-    /// `permille` of the new connections to these pods are refused with RST, at random.
+    /// `permille` of the new connections to these pods are refused with RST, at random; 1000 are all.
     #[must_use]
     pub fn refuse_some(pods: &[&Pod], permille: u32) -> Filter {
-        let rule = format!("iifname \"eth0\" {SYN} numgen random mod 1000 < {permille} reject with tcp reset");
+        let chance = if permille < 1000 { format!("numgen random mod 1000 < {permille} ") } else { String::new() };
+        let rule = format!("iifname \"eth0\" {SYN} {chance}reject with tcp reset");
         Filter::new(netns_of_pods(pods), &IN_PODS, &[rule])
     }
 
