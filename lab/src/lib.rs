@@ -3,5 +3,6 @@
 //! product under test never learns that it runs here.
 
 pub mod apiserver;
+pub mod drill;
 pub mod load;
 pub mod world;

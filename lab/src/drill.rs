@@ -1,0 +1,281 @@
+//! The drill: real programs, real traffic, a real fault, and a clock. In: a command line. Out: a table for people, JSON
+//! for programs, and an exit code: 0 when every verdict is pass, 1 when one is not, 2 for a wrong command line, 3 when
+//! this machine cannot run it.
+//!
+//! What lives on from run to run is in [`cluster`]; each run has a Kubernetes namespace, a split, the programs in the
+//! pods and a controller of its own ([`stage`]), so that no run inherits another's evidence, dwell or budget.
+
+pub mod args;
+pub mod background;
+pub mod cluster;
+pub mod halt;
+pub mod inject;
+pub mod look;
+pub mod measure;
+pub mod observe;
+pub mod policy;
+pub mod programs;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod shape;
+pub mod stage;
+pub mod stalls;
+pub mod transition;
+pub mod verdict;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Error, Result};
+
+use self::args::{ControlPlane, DrillArgs, Follow, Plan, Profile};
+use self::cluster::Cluster;
+use self::halt::{Cause, Halt};
+use self::measure::{Run, measure};
+use self::policy::Policy;
+use self::programs::Programs;
+use self::report::{Report, ScenarioReport, run_line, table};
+use self::run::Running;
+use self::scenario::{Expect, Scenario};
+use self::shape::PRIMARY;
+use self::stage::Stage;
+use self::verdict::{Conditions, reasons};
+use crate::world::clock::now_ns;
+use crate::world::{World, lacks};
+
+/// The whole command. Returns the exit code.
+#[must_use]
+pub fn main(args: &DrillArgs) -> u8 {
+    let plan = match args.plan() {
+        Ok(plan) => plan,
+        Err(usage) => {
+            eprintln!("{usage}");
+            return 2;
+        }
+    };
+    let mut missing = lacks();
+    let programs = Programs::find(plan.agent_program.as_deref(), plan.controller_program.as_deref());
+    let programs = programs.map_err(|lacks| missing.extend(lacks));
+    let (Ok(programs), true) = (programs, missing.is_empty()) else {
+        eprintln!("This machine cannot run the drill:");
+        missing.iter().for_each(|lack| eprintln!("  {lack}"));
+        return 3;
+    };
+    let halt = Halt::default();
+    match Drill::begin(&plan, &programs, &halt) {
+        Ok(drill) => drill.play(),
+        Err(error) => end_early(&error, 3),
+    }
+}
+
+/// Says why; somebody's wish is not the machine's fault.
+fn end_early(error: &Error, code: u8) -> u8 {
+    match error.downcast_ref::<Cause>() {
+        Some(Cause::Asked(signal)) => {
+            eprintln!("{signal}: the drill ended before its time and removed what it had made.");
+            1
+        }
+        Some(Cause::Broken(_)) | None => {
+            eprintln!("The drill cannot go on: {error:#}");
+            code
+        }
+    }
+}
+
+struct Drill<'a> {
+    plan: &'a Plan,
+    programs: &'a Programs,
+    halt: &'a Halt,
+    cluster: Cluster,
+    run_dir: PathBuf,
+    runs_begun: u32,
+    begun_ns: u64,
+    /// The last stage, where the cluster is kept.
+    kept: Option<Stage>,
+}
+
+/// A scenario's runs and what speaks against them.
+#[derive(Default)]
+struct Played {
+    runs: Vec<Run>,
+    reasons: Vec<String>,
+}
+
+impl<'a> Drill<'a> {
+    fn begin(plan: &'a Plan, programs: &'a Programs, halt: &'a Halt) -> Result<Self> {
+        let begun_ns = now_ns();
+        for prefix in World::sweep_stale().context("cannot remove what an earlier drill left")? {
+            eprintln!("Removed what the killed drill {prefix} had left.");
+        }
+        let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
+        fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+        eprintln!("Starting a cluster of shape {}; logs are in {}", plan.shape.name(), run_dir.display());
+        let cluster = match Cluster::start(plan, programs, &run_dir, halt) {
+            Ok(cluster) => cluster,
+            Err(error) => {
+                remove_logs(&run_dir);
+                return Err(error);
+            }
+        };
+        Ok(Self { plan, programs, halt, cluster, run_dir, runs_begun: 0, begun_ns, kept: None })
+    }
+
+    /// Plays every scenario, reports, and removes everything.
+    fn play(mut self) -> u8 {
+        let plan = self.plan;
+        let mut scenarios = Vec::new();
+        let mut end = Ok(());
+        for (position, scenario) in plan.scenarios.iter().enumerate() {
+            let last = position + 1 == plan.scenarios.len();
+            let mut played = Played::default();
+            end = self.play_scenario(scenario, last, &mut played);
+            if end.is_ok() || !played.runs.is_empty() {
+                scenarios.push(self.scenario_report(scenario, played));
+            }
+            if end.is_err() {
+                break;
+            }
+        }
+        let report = self.report(scenarios);
+        println!("{}", table(&report));
+        let mut code = report.exit_code();
+        if let Err(error) = self.write_json(&report).and(end) {
+            code = end_early(&error, 1);
+        } else if plan.keep
+            && let Err(error) = self.keep()
+        {
+            code = end_early(&error, 1);
+        }
+        self.end(code)
+    }
+
+    /// Every run of one scenario. A run that could not be carried through counts against it.
+    fn play_scenario(&mut self, scenario: &'static Scenario, last: bool, played: &mut Played) -> Result<()> {
+        eprintln!("{}: {}", scenario.name, scenario.line);
+        for number in 1..=self.plan.runs {
+            let keep = last && self.plan.keep && number == self.plan.runs;
+            let conditions_policy = Policy::of(scenario.expect);
+            match self.play_run(scenario, &conditions_policy, keep) {
+                Ok(run) => {
+                    let conditions =
+                        Conditions { scenario, rate: self.plan.rate, primary: PRIMARY, policy: &conditions_policy };
+                    let against = reasons(&run, &conditions);
+                    eprintln!("  {number:>3} of {}: {}", self.plan.runs, run_line(&run, &against));
+                    played.reasons.extend(against.into_iter().map(|reason| format!("run {number}: {reason}")));
+                    played.runs.push(run);
+                }
+                Err(error) => {
+                    self.halt.check()?;
+                    eprintln!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs);
+                    played.reasons.push(format!("run {number}: {error:#}"));
+                    // An agent that is gone stays gone: every later run would only wait for it.
+                    self.cluster.agents_live()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn play_run(&mut self, scenario: &'static Scenario, policy: &Policy, keep: bool) -> Result<Run> {
+        self.runs_begun += 1;
+        let number = self.runs_begun;
+        let mut stage = Stage::set(&self.cluster, self.plan, self.programs, policy, number, self.halt)?;
+        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt).and_then(|()| {
+            let running = Running {
+                cluster: &self.cluster,
+                stage: &mut stage,
+                plan: self.plan,
+                scenario,
+                policy,
+                halt: self.halt,
+            };
+            running.run()
+        });
+        let complete = !stage.history().has_gap();
+        if keep && outcome.is_ok() {
+            self.kept = Some(stage);
+        } else {
+            let struck = stage.strike(&self.cluster);
+            if outcome.is_ok() {
+                struck?;
+            }
+        }
+        let observation = outcome?;
+        anyhow::ensure!(complete, "transitions of the controller went by unseen: its times cannot be trusted");
+        Ok(measure(&observation))
+    }
+
+    fn scenario_report(&self, scenario: &'static Scenario, played: Played) -> ScenarioReport {
+        let limit_ms = scenario.limit_ms(self.plan.shape, self.plan.rate, self.plan.agents);
+        let mut report = ScenarioReport::new(scenario, played.runs, played.reasons, limit_ms);
+        let policy = Policy::of(scenario.expect);
+        report.policy = (policy != Policy::of(Expect::Failover)).then_some(policy);
+        report
+    }
+
+    fn report(&self, scenarios: Vec<ScenarioReport>) -> Report {
+        Report {
+            schema: 1,
+            control_plane: ControlPlane::Embedded,
+            profile: Profile::Default,
+            shape: self.plan.shape,
+            follow: Follow::Mesh,
+            rate: self.plan.rate,
+            agents: self.plan.agents,
+            policy: Policy::of(Expect::Failover),
+            scenarios,
+        }
+    }
+
+    fn write_json(&self, report: &Report) -> Result<()> {
+        let Some(path) = &self.plan.json else { return Ok(()) };
+        let text = serde_json::to_string_pretty(report).context("the report cannot be written as JSON")?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Leaves everything running until somebody wants the end.
+    fn keep(&self) -> Result<()> {
+        let Some(stage) = &self.kept else { return Ok(()) };
+        let kubeconfig = self.cluster.outside().kubeconfig.display().to_string();
+        let namespace = &stage.namespace;
+        println!("The cluster of the last run goes on, its fault mended. In another terminal:");
+        println!();
+        println!("  export KUBECONFIG={kubeconfig}");
+        println!("  kubectl get ts,svc,endpointslices -A");
+        println!("  kubectl -n {namespace} get ts -w");
+        println!("  kubectl get events -A");
+        println!(
+            "  kubectl -n {namespace} patch ts {PRIMARY} --type merge -p \
+             '{{\"metadata\":{{\"annotations\":{{\"example\":\"yes\"}}}}}}'"
+        );
+        println!();
+        println!("Ctrl-C ends it and removes everything.");
+        Ok(self.halt.wait_for_signal()?)
+    }
+
+    /// Removes everything; logs stay where something went wrong.
+    fn end(self, code: u8) -> u8 {
+        let Self { cluster, kept, run_dir, begun_ns, halt, .. } = self;
+        drop(kept);
+        let asked = matches!(halt.check(), Err(Cause::Asked(_)));
+        let removed = cluster.remove();
+        let code = if removed.is_err() { code.max(1) } else { code };
+        if let Err(error) = &removed {
+            eprintln!("Something could not be removed: {error:#}");
+        }
+        if code == 0 || asked {
+            remove_logs(&run_dir);
+        } else {
+            eprintln!("Logs: {}", run_dir.display());
+        }
+        eprintln!("Done after {} s.", now_ns().saturating_sub(begun_ns) / 1_000_000_000);
+        code
+    }
+}
+
+fn remove_logs(run_dir: &Path) {
+    if let Err(error) = fs::remove_dir_all(run_dir) {
+        eprintln!("Cannot remove {}: {error}", run_dir.display());
+    }
+}

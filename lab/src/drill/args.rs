@@ -1,0 +1,331 @@
+//! The drill's command line. In: what clap parsed. Out: a [`Plan`], or every fault of the command line at once. Not
+//! here: anything about the machine; whether it can run a drill is found out later. Pure.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::drill::scenario::{self, Scenario};
+
+/// The most runs of one scenario that one invocation takes: ten times what a claim needs.
+pub const RUNS_LIMIT: u32 = 1_000;
+
+/// The highest rate: beyond it two cores measure the load's own queueing.
+pub const RATE_LIMIT: u32 = 10_000;
+
+/// `splitsecond-lab drill`.
+#[derive(Args, Clone, Debug)]
+pub struct DrillArgs {
+    /// What to drill; without a name a tour of the scenarios that people ask for first.
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
+    /// Runs of each scenario, 1 to 1000; a claim needs 100.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub runs: u32,
+    /// Connections per second of all clients together, open loop, 0 to 10000; 0 leaves only the agents' own checks.
+    #[arg(long, default_value_t = 1_000, value_name = "CONNS_PER_S")]
+    pub rate: u32,
+    /// How many clients and endpoints there are.
+    #[arg(long, value_enum, default_value_t = Shape::Standard)]
+    pub shape: Shape,
+    /// All pods of east on so many nodes, each both client and backend node.
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<u32>,
+    /// Whether the nodes have agents; without them only what the API server tells can move a split.
+    #[arg(long, value_enum, default_value_t = Agents::On)]
+    pub agents: Agents,
+    /// Who follows the weights.
+    #[arg(long, value_enum, default_value_t = Follow::Mesh)]
+    pub follow: Follow,
+    /// Which API server.
+    #[arg(long, value_enum, default_value_t = ControlPlane::Embedded)]
+    pub control_plane: ControlPlane,
+    /// With `--control-plane kube`: etcd writes to the disk instead of a tmpfs.
+    #[arg(long)]
+    pub etcd_disk: bool,
+    /// The controller's profile.
+    #[arg(long, value_enum, default_value_t = Profile::Default)]
+    pub profile: Profile,
+    /// Where the figures go, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Leaves the last run's cluster running until Ctrl-C and prints a kubeconfig.
+    #[arg(long)]
+    pub keep: bool,
+    /// The agent to drill; by default `splitsecond-agent` beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub agent_program: Option<PathBuf>,
+    /// The controller to drill; by default `splitsecond-controller` beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub controller_program: Option<PathBuf>,
+    /// Panics in the middle of the first run: shows that nothing stays behind even then.
+    #[arg(long, hide = true)]
+    pub panic: bool,
+}
+
+/// How many clients and endpoints there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// Three client nodes with two clients each, three backend nodes with two endpoints each, a gateway.
+    Standard,
+    /// The same nodes, one client and one endpoint.
+    Workshop,
+}
+
+impl Shape {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Workshop => "workshop",
+        }
+    }
+}
+
+/// Whether the nodes have agents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Agents {
+    /// One on every node.
+    On,
+    /// None at all.
+    Off,
+}
+
+/// Who follows the weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Follow {
+    /// The clients themselves, as a mesh's proxies do.
+    Mesh,
+    /// The agents' steering.
+    Steer,
+}
+
+/// Which API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlPlane {
+    /// The lab's own, in this program.
+    Embedded,
+    /// The real one, with etcd.
+    Kube,
+}
+
+/// The controller's profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// As shipped.
+    Default,
+    /// Shorter holds.
+    Fast,
+    /// Longer holds.
+    Strict,
+}
+
+/// What to do: a command line without faults.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// In the order in which they run.
+    pub scenarios: Vec<&'static Scenario>,
+    /// Of each scenario.
+    pub runs: u32,
+    /// Connections per second of all clients together.
+    pub rate: u32,
+    /// How many clients and endpoints there are.
+    pub shape: Shape,
+    /// Whether the nodes have agents.
+    pub agents: bool,
+    /// Whether the cluster stays until Ctrl-C.
+    pub keep: bool,
+    /// Where the figures go.
+    pub json: Option<PathBuf>,
+    /// The agent's program, where the default is not wanted.
+    pub agent_program: Option<PathBuf>,
+    /// The controller's program, where the default is not wanted.
+    pub controller_program: Option<PathBuf>,
+    /// Panic in the first run.
+    pub panic: bool,
+}
+
+/// Everything that is wrong with a command line, one sentence each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage(pub Vec<String>);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, fault) in self.0.iter().enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "error: {fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Usage {}
+
+impl DrillArgs {
+    /// What to do.
+    ///
+    /// # Errors
+    ///
+    /// Every fault of the command line, not only the first.
+    pub fn plan(&self) -> Result<Plan, Usage> {
+        let mut faults = self.unbuilt();
+        if !(1..=RUNS_LIMIT).contains(&self.runs) {
+            faults.push(format!("--runs takes 1 to {RUNS_LIMIT}, not {}.", self.runs));
+        }
+        if self.rate > RATE_LIMIT {
+            faults.push(format!("--rate takes 0 to {RATE_LIMIT} connections per second, not {}.", self.rate));
+        }
+        let scenarios = self.chosen(&mut faults);
+        if !faults.is_empty() {
+            return Err(Usage(faults));
+        }
+        Ok(Plan {
+            scenarios,
+            runs: self.runs,
+            rate: self.rate,
+            shape: self.shape,
+            agents: self.agents == Agents::On,
+            keep: self.keep,
+            json: self.json.clone(),
+            agent_program: self.agent_program.clone(),
+            controller_program: self.controller_program.clone(),
+            panic: self.panic,
+        })
+    }
+
+    /// The flags whose part of the product does not exist yet.
+    fn unbuilt(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.control_plane == ControlPlane::Kube {
+            faults.push("--control-plane kube is not built yet; the embedded API server is.".to_owned());
+        } else if self.etcd_disk {
+            faults.push("--etcd-disk goes with --control-plane kube, which is not built yet.".to_owned());
+        }
+        if self.follow == Follow::Steer {
+            faults.push("--follow steer is not built yet; --follow mesh is.".to_owned());
+        }
+        match self.profile {
+            Profile::Default => {}
+            Profile::Fast => faults.push("--profile fast is not built yet; --profile default is.".to_owned()),
+            Profile::Strict => faults.push("--profile strict is not built yet; --profile default is.".to_owned()),
+        }
+        if self.nodes.is_some() {
+            faults.push("--nodes is not built yet; --shape standard and --shape workshop are.".to_owned());
+        }
+        faults
+    }
+
+    /// The named scenarios, each once, in the order named; the tour where none is.
+    fn chosen(&self, faults: &mut Vec<String>) -> Vec<&'static Scenario> {
+        let without_agents = self.agents == Agents::Off;
+        if self.scenarios.is_empty() {
+            return scenario::tour().filter(|scenario| !(without_agents && scenario.needs_agents)).collect();
+        }
+        let mut chosen: Vec<&'static Scenario> = Vec::new();
+        let mut unknown = false;
+        for name in &self.scenarios {
+            match scenario::find(name) {
+                Some(found) if without_agents && found.needs_agents => faults.push(format!(
+                    "{name} needs agents: without them nothing but the API server's word moves a split; scale-to-zero \
+                     works with --agents off."
+                )),
+                Some(found) if !chosen.iter().any(|known| known.name == found.name) => chosen.push(found),
+                Some(_) => {}
+                None if scenario::LATER.contains(&name.as_str()) => {
+                    faults.push(format!("The scenario {name} is not built yet."));
+                    unknown = true;
+                }
+                None => {
+                    faults.push(format!("There is no scenario {name}."));
+                    unknown = true;
+                }
+            }
+        }
+        if unknown {
+            faults.push(scenario::list());
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        drill: DrillArgs,
+    }
+
+    fn plan(line: &str) -> Result<Plan, Usage> {
+        let words = std::iter::once("drill").chain(line.split_whitespace());
+        Line::try_parse_from(words).expect("clap takes the line").drill.plan()
+    }
+
+    fn names(plan: &Plan) -> Vec<&str> {
+        plan.scenarios.iter().map(|scenario| scenario.name).collect()
+    }
+
+    #[test]
+    fn without_a_name_the_tour_runs_once_at_a_thousand() {
+        let plan = plan("").expect("no faults");
+        assert_eq!(names(&plan), ["refused", "blackhole", "scale-to-zero", "failback"]);
+        assert_eq!((plan.runs, plan.rate, plan.shape, plan.agents), (1, 1_000, Shape::Standard, true));
+    }
+
+    #[test]
+    fn scenarios_run_in_the_order_named_and_once() {
+        let plan = plan("noise refused noise --runs 20 --shape workshop").expect("no faults");
+        assert_eq!(names(&plan), ["noise", "refused"]);
+        assert_eq!((plan.runs, plan.shape), (20, Shape::Workshop));
+    }
+
+    #[test]
+    fn an_unknown_scenario_prints_the_list() {
+        let usage = plan("refusd").expect_err("a fault");
+        assert_eq!(usage.0[0], "There is no scenario refusd.");
+        for known in scenario::ALL {
+            assert!(usage.0[1].contains(known.name) && usage.0[1].contains(known.line), "{}", usage.0[1]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_built_yet_says_so_all_together() {
+        let usage = plan("hang --control-plane kube --follow steer --profile fast --nodes 2 --runs 0 --rate 10001")
+            .expect_err("faults");
+        assert_eq!(
+            usage.0[..7],
+            [
+                "--control-plane kube is not built yet; the embedded API server is.",
+                "--follow steer is not built yet; --follow mesh is.",
+                "--profile fast is not built yet; --profile default is.",
+                "--nodes is not built yet; --shape standard and --shape workshop are.",
+                "--runs takes 1 to 1000, not 0.",
+                "--rate takes 0 to 10000 connections per second, not 10001.",
+                "The scenario hang is not built yet.",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_agents_only_readiness_can_move_a_split() {
+        assert_eq!(names(&plan("scale-to-zero --agents off").expect("no faults")), ["scale-to-zero"]);
+        assert_eq!(names(&plan("--agents off").expect("no faults")), ["scale-to-zero"]);
+        for name in ["refused", "process-killed", "blackhole", "noise", "failback"] {
+            let usage = plan(&format!("{name} --agents off")).expect_err("a fault");
+            assert!(usage.0[0].starts_with(&format!("{name} needs agents:")), "{usage}");
+        }
+    }
+}

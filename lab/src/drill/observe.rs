@@ -1,0 +1,101 @@
+//! The drill's own watch of the split, on a connection of its own. In: an API server. Out: every state of the split with
+//! the moment of its delivery, which is the `written` of a report.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, WatchEvent, WatchParams};
+use serde_json::Value;
+use tokio::task::AbortHandle;
+
+use crate::drill::background::Background;
+use crate::drill::measure::Seen;
+use crate::world::clock::now_ns;
+
+/// How long the first look may take.
+const FIRST_LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Seconds after which the server ends a watch and the next one begins; Kubernetes takes less than 300.
+const WATCH_SECONDS: u32 = 290;
+
+/// A watch that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Observer {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    task: AbortHandle,
+}
+
+impl Observer {
+    /// Looks once, then watches from there.
+    ///
+    /// # Errors
+    ///
+    /// The split is not there, or cannot be read.
+    pub fn start(background: &Background, url: &str, namespace: &str, split: &str) -> Result<Self> {
+        let api = background.block_on(async { splits(url, namespace) })?;
+        let first = background.block_on(async {
+            let look = tokio::time::timeout(FIRST_LOOK_LIMIT, api.get(split)).await;
+            look.context("the API server does not answer the drill")?.context("the drill cannot read its split")
+        })?;
+        let version = first.metadata.resource_version.clone().context("the split has no version")?;
+        let seen = Arc::new(Mutex::new(vec![Seen { at_ns: now_ns(), weights: weights(&first)? }]));
+        let task = background.spawn("drill's watch of the split", watch(api, split.to_owned(), version, seen.clone()));
+        Ok(Self { seen, task })
+    }
+
+    /// Everything so far, oldest first; the first is the look before the watch.
+    #[must_use]
+    pub fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn splits(url: &str, namespace: &str) -> Result<Api<DynamicObject>> {
+    let url = url.parse().with_context(|| format!("{url} is no URL"))?;
+    let client = kube::Client::try_from(kube::Config::new(url)).context("cannot make the drill's API client")?;
+    let kind = GroupVersionKind::gvk("split.smi-spec.io", "v1alpha1", "TrafficSplit");
+    let resource = ApiResource::from_gvk_with_plural(&kind, "trafficsplits");
+    Ok(Api::namespaced_with(client, namespace, &resource))
+}
+
+/// Watches for as long as it is let.
+async fn watch(api: Api<DynamicObject>, split: String, mut version: String, seen: Arc<Mutex<Vec<Seen>>>) -> Result<()> {
+    let params = WatchParams::default().fields(&format!("metadata.name={split}")).timeout(WATCH_SECONDS);
+    loop {
+        let mut events = api.watch(&params, &version).await.context("cannot watch")?.boxed();
+        while let Some(event) = events.try_next().await.context("the watch broke")? {
+            let at_ns = now_ns();
+            match event {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    let weights = weights(&object)?;
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { at_ns, weights });
+                    version = object.metadata.resource_version.unwrap_or(version);
+                }
+                WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,
+                // Whoever plays with a kept cluster may delete the split and make it anew.
+                WatchEvent::Deleted(object) => version = object.metadata.resource_version.unwrap_or(version),
+                WatchEvent::Error(status) => bail!("the API server ended it: {}", status.message),
+            }
+        }
+    }
+}
+
+/// Backends and weights in the object's order.
+fn weights(object: &DynamicObject) -> Result<Vec<(String, Value)>> {
+    let backends =
+        object.data.pointer("/spec/backends").and_then(Value::as_array).context("a split without backends")?;
+    let pair = |backend: &Value| {
+        let service = backend.get("service").and_then(Value::as_str).context("a backend without service")?;
+        let weight = backend.get("weight").context("a backend without weight")?;
+        Ok((service.to_owned(), weight.clone()))
+    };
+    backends.iter().map(pair).collect()
+}

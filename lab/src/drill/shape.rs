@@ -1,0 +1,359 @@
+//! The two shapes of a drilled cluster. In: a shape, and the addresses that a world gave its pods. Out: the world's
+//! layout, and the Kubernetes objects that describe it, as the workshop has them. Pure: nobody is told here.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use serde_json::{Value, json};
+
+use crate::drill::args::Shape;
+use crate::load::wire::FIRST_BYTE_ANNOTATION;
+use crate::world::{Layout, NodeSpec, PodSpec};
+
+/// The split, its apex Service and its primary backend: the workshop gives all three one name.
+pub const PRIMARY: &str = "emoji-svc";
+/// The secondary: the same Service of the other cluster, behind its gateway.
+pub const SECONDARY: &str = "emoji-svc-west";
+/// Splitsecond's own namespace.
+pub const SYSTEM_NAMESPACE: &str = "splitsecond";
+/// Where applications listen.
+pub const APP_PORT: u16 = 8080;
+/// Where the gateway takes traffic: the port of Linkerd's.
+pub const GATEWAY_PORT: u16 = 4143;
+/// Where the gateway tells that it lives: the port of Linkerd's.
+pub const GATEWAY_READY_PORT: u16 = 4191;
+/// Where the controller takes reports.
+pub const INGEST_PORT: u16 = 9443;
+/// Where an agent answers.
+pub const AGENT_ADMIN_PORT: u16 = 9910;
+/// The gateway's first byte for [`SECONDARY`]: the only Service that it mirrors here.
+pub const MIRROR_INDEX: u8 = 0;
+
+/// ClusterIPs, from a documentation range that no machine routes.
+pub const PRIMARY_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
+/// See [`PRIMARY_IP`].
+pub const SECONDARY_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 11));
+
+const CLIENT_NODES: usize = 3;
+const BACKEND_NODES: usize = 3;
+const WEST_NODE: &str = "west";
+const WEST_ENDPOINTS: usize = 2;
+
+/// Which pod plays which part, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cast {
+    /// They send the load.
+    pub clients: Vec<String>,
+    /// Endpoints of the primary.
+    pub primary: Vec<String>,
+    /// Endpoints of the Service that the secondary mirrors.
+    pub west: Vec<String>,
+    /// The secondary's only endpoint.
+    pub gateway: String,
+}
+
+/// A ready endpoint as an EndpointSlice tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The pod: name and uid; none for a mirrored Service.
+    pub pod: Option<(String, String)>,
+    /// Node and zone; none for a mirrored Service.
+    pub place: Option<(String, String)>,
+}
+
+impl Shape {
+    /// Pods per client node, and endpoints per backend node; the workshop has one of each in all.
+    fn counts(self) -> (usize, usize) {
+        match self {
+            Self::Standard => (2 * CLIENT_NODES, 2 * BACKEND_NODES),
+            Self::Workshop => (1, 1),
+        }
+    }
+
+    /// Which pod plays which part.
+    #[must_use]
+    pub fn cast(self) -> Cast {
+        let (clients, endpoints) = self.counts();
+        let named = |name: &str, count: usize| (1..=count).map(|number| format!("{name}-{number}")).collect();
+        Cast {
+            clients: named("web", clients),
+            primary: named("emoji", endpoints),
+            west: named("emoji-west", WEST_ENDPOINTS),
+            gateway: "gateway".to_owned(),
+        }
+    }
+
+    /// Nodes and pods for a world. Each zone of east has one client node and one backend node.
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        let zone = |number: usize| format!("east-{}", char::from(b'a' + u8::try_from(number % 26).unwrap_or(0)));
+        let mut nodes = Vec::new();
+        for number in 0..CLIENT_NODES {
+            nodes.push(NodeSpec { name: format!("client-{}", number + 1), zone: zone(number) });
+        }
+        for number in 0..BACKEND_NODES {
+            nodes.push(NodeSpec { name: format!("backend-{}", number + 1), zone: zone(number) });
+        }
+        nodes.push(NodeSpec { name: WEST_NODE.to_owned(), zone: "west-a".to_owned() });
+        let cast = self.cast();
+        let mut pods = Vec::new();
+        let mut place = |name: &String, node: String| {
+            pods.push(PodSpec { name: name.clone(), node, uid: pod_uid(name) });
+        };
+        for (index, name) in cast.clients.iter().enumerate() {
+            place(name, format!("client-{}", index % CLIENT_NODES + 1));
+        }
+        for (index, name) in cast.primary.iter().enumerate() {
+            place(name, format!("backend-{}", index % BACKEND_NODES + 1));
+        }
+        for name in &cast.west {
+            place(name, WEST_NODE.to_owned());
+        }
+        place(&cast.gateway, WEST_NODE.to_owned());
+        Layout { nodes, pods, ..Layout::default() }
+    }
+}
+
+/// A uid of the usual form from a name: the first eight bytes of its FNV-1a hash, so that equal shapes have equal uids.
+fn pod_uid(name: &str) -> String {
+    let hash = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let (high, low) = (hash >> 32, hash & 0xffff_ffff);
+    format!("{high:08x}-{:04x}-4{:03x}-8000-{low:08x}0000", low >> 16, low & 0xfff)
+}
+
+/// What stands as long as the cluster: the nodes, and Splitsecond's own namespace and headless Services.
+#[must_use]
+pub fn cluster_objects(controller: IpAddr, nodes: &[(String, String, IpAddr)], agents: bool) -> Vec<Value> {
+    let mut objects = vec![namespace(SYSTEM_NAMESPACE, &json!({}))];
+    for (name, zone, address) in nodes {
+        objects.push(node(name, zone, *address));
+    }
+    objects.push(headless("splitsecond-controller", "ingest", INGEST_PORT));
+    let replica = Endpoint { address: controller, pod: None, place: None };
+    objects.push(slice(SYSTEM_NAMESPACE, "splitsecond-controller", "ingest", INGEST_PORT, &[replica]));
+    if agents {
+        objects.push(headless("splitsecond-agent", "admin", AGENT_ADMIN_PORT));
+        let endpoints: Vec<Endpoint> = nodes
+            .iter()
+            .map(|(name, zone, address)| Endpoint {
+                address: *address,
+                pod: Some((format!("splitsecond-agent-{name}"), pod_uid(&format!("splitsecond-agent-{name}")))),
+                place: Some((name.clone(), zone.clone())),
+            })
+            .collect();
+        objects.push(slice(SYSTEM_NAMESPACE, "splitsecond-agent", "admin", AGENT_ADMIN_PORT, &endpoints));
+    }
+    objects
+}
+
+/// What a run has of its own: namespace, Services, slices and the split, as the workshop has them.
+#[must_use]
+pub fn run_objects(namespace_name: &str, primary: &[Endpoint], gateway: IpAddr) -> Vec<Value> {
+    let gateway = Endpoint { address: gateway, pod: None, place: None };
+    let mut mirror_slice = slice(namespace_name, SECONDARY, "grpc", GATEWAY_PORT, &[gateway]);
+    mirror_slice["metadata"]["annotations"] = json!({ FIRST_BYTE_ANNOTATION: MIRROR_INDEX.to_string() });
+    let mut exported = service(namespace_name, PRIMARY, PRIMARY_IP);
+    exported["metadata"]["labels"]["mirror.linkerd.io/exported"] = json!("true");
+    let mut mirror = service(namespace_name, SECONDARY, SECONDARY_IP);
+    mirror["metadata"]["labels"]["mirror.linkerd.io/mirrored-service"] = json!("true");
+    mirror["metadata"]["labels"]["mirror.linkerd.io/cluster-name"] = json!("west");
+    mirror["metadata"]["annotations"] =
+        json!({"mirror.linkerd.io/remote-svc-fq-name": format!("{PRIMARY}.{namespace_name}.svc.cluster.local")});
+    vec![
+        namespace(namespace_name, &json!({"linkerd.io/inject": "enabled"})),
+        exported,
+        slice(namespace_name, PRIMARY, "grpc", APP_PORT, primary),
+        mirror,
+        mirror_slice,
+        split(namespace_name),
+    ]
+}
+
+/// The name of a Service's only slice.
+#[must_use]
+pub fn slice_name(service: &str) -> String {
+    format!("{service}-1")
+}
+
+/// Makes every endpoint of a slice ready, or none, as the pods' end does.
+pub fn set_ready(slice: &mut Value, ready: bool) {
+    if let Some(endpoints) = slice.get_mut("endpoints").and_then(Value::as_array_mut) {
+        for endpoint in endpoints {
+            endpoint["conditions"] = json!({"ready": ready, "serving": ready, "terminating": !ready});
+        }
+    }
+}
+
+/// Where the primary's applications listen.
+#[must_use]
+pub fn app_addresses(endpoints: &[Endpoint]) -> Vec<SocketAddr> {
+    endpoints.iter().map(|endpoint| SocketAddr::new(endpoint.address, APP_PORT)).collect()
+}
+
+fn namespace(name: &str, annotations: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}})
+}
+
+fn node(name: &str, zone: &str, address: IpAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "topology.kubernetes.io/zone": zone,
+        }},
+        "status": {
+            "addresses": [{"type": "InternalIP", "address": address}],
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}],
+        },
+    })
+}
+
+fn service(namespace: &str, name: &str, cluster_ip: IpAddr) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": namespace, "name": name, "labels": {"app": PRIMARY}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "ipFamilies": ["IPv4"],
+            "ports": [{"name": "grpc", "port": APP_PORT, "targetPort": APP_PORT, "protocol": "TCP"}],
+        },
+    })
+}
+
+fn headless(name: &str, port_name: &str, port: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"namespace": SYSTEM_NAMESPACE, "name": name, "labels": {"app.kubernetes.io/name": name}},
+        "spec": {
+            "type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "ipFamilies": ["IPv4"],
+            "ports": [{"name": port_name, "port": port, "targetPort": port, "protocol": "TCP"}],
+        },
+    })
+}
+
+fn slice(namespace: &str, service: &str, port_name: &str, port: u16, endpoints: &[Endpoint]) -> Value {
+    let entry = |endpoint: &Endpoint| {
+        let mut entry = json!({
+            "addresses": [endpoint.address],
+            "conditions": {"ready": true, "serving": true, "terminating": false},
+        });
+        if let Some((name, uid)) = &endpoint.pod {
+            entry["targetRef"] = json!({"kind": "Pod", "namespace": namespace, "name": name, "uid": uid});
+        }
+        if let Some((node, zone)) = &endpoint.place {
+            entry["nodeName"] = json!(node);
+            entry["zone"] = json!(zone);
+        }
+        entry
+    };
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": namespace, "name": slice_name(service), "labels": {
+            "kubernetes.io/service-name": service,
+            "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+        }},
+        "addressType": "IPv4",
+        "ports": [{"name": port_name, "port": port, "protocol": "TCP"}],
+        "endpoints": endpoints.iter().map(entry).collect::<Vec<_>>(),
+    })
+}
+
+fn split(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "split.smi-spec.io/v1alpha1", "kind": "TrafficSplit",
+        "metadata": {
+            "namespace": namespace, "name": PRIMARY,
+            "labels": {"failover.linkerd.io/controlled-by": "linkerd-failover"},
+            "annotations": {"failover.linkerd.io/primary-service": PRIMARY},
+        },
+        "spec": {"service": PRIMARY, "backends": [
+            {"service": PRIMARY, "weight": 1},
+            {"service": SECONDARY, "weight": 0},
+        ]},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn standard_has_two_clients_and_two_endpoints_on_each_node_of_east() {
+        let layout = Shape::Standard.layout();
+        let mut pods: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for pod in &layout.pods {
+            pods.entry(pod.node.as_str()).or_default().push(&pod.name);
+        }
+        assert_eq!(layout.nodes.len(), 7);
+        for number in 1..=3 {
+            assert_eq!(pods[format!("client-{number}").as_str()].len(), 2);
+            assert_eq!(pods[format!("backend-{number}").as_str()].len(), 2);
+        }
+        assert_eq!(pods["west"], ["emoji-west-1", "emoji-west-2", "gateway"]);
+    }
+
+    #[test]
+    fn the_workshop_has_the_same_nodes_and_one_of_each() {
+        let (workshop, standard) = (Shape::Workshop.layout(), Shape::Standard.layout());
+        assert_eq!(workshop.nodes, standard.nodes);
+        let cast = Shape::Workshop.cast();
+        assert_eq!((cast.clients.len(), cast.primary.len(), cast.west.len()), (1, 1, 2));
+    }
+
+    #[test]
+    fn uids_differ_and_have_the_usual_form() {
+        let layout = Shape::Standard.layout();
+        let mut uids: Vec<&str> = layout.pods.iter().map(|pod| pod.uid.as_str()).collect();
+        uids.sort_unstable();
+        uids.dedup();
+        assert_eq!(uids.len(), layout.pods.len());
+        for uid in uids {
+            let parts: Vec<usize> = uid.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12], "{uid}");
+        }
+    }
+
+    #[test]
+    fn the_split_is_the_workshops() {
+        let split = split("emojivoto");
+        assert_eq!(split["spec"]["service"], "emoji-svc");
+        assert_eq!(split["spec"]["backends"][0], json!({"service": "emoji-svc", "weight": 1}));
+        assert_eq!(split["spec"]["backends"][1], json!({"service": "emoji-svc-west", "weight": 0}));
+        assert_eq!(split["metadata"]["labels"]["failover.linkerd.io/controlled-by"], "linkerd-failover");
+        assert_eq!(split["metadata"]["annotations"]["failover.linkerd.io/primary-service"], "emoji-svc");
+    }
+
+    #[test]
+    fn a_slice_names_pod_node_and_zone_and_can_lose_its_readiness() {
+        let endpoint = Endpoint {
+            address: "198.18.4.2".parse().unwrap(),
+            pod: Some(("emoji-1".into(), "uid-1".into())),
+            place: Some(("backend-1".into(), "east-a".into())),
+        };
+        let ready = slice("ns", PRIMARY, "grpc", APP_PORT, &[endpoint]);
+        assert_eq!(ready["endpoints"][0]["targetRef"]["uid"], "uid-1");
+        assert_eq!(ready["endpoints"][0]["nodeName"], "backend-1");
+        assert_eq!(ready["endpoints"][0]["zone"], "east-a");
+        let mut gone = ready.clone();
+        set_ready(&mut gone, false);
+        assert_eq!(gone["endpoints"][0]["conditions"]["ready"], false);
+        assert_eq!(gone["endpoints"][0]["addresses"], ready["endpoints"][0]["addresses"]);
+        set_ready(&mut gone, true);
+        assert_eq!(gone, ready);
+    }
+
+    #[test]
+    fn without_agents_nothing_tells_of_agents() {
+        let control: IpAddr = "198.51.100.250".parse().unwrap();
+        let nodes = [("client-1".to_owned(), "east-a".to_owned(), "198.51.100.1".parse().unwrap())];
+        let names = |agents| -> Vec<String> {
+            let objects = cluster_objects(control, &nodes, agents);
+            objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
+        };
+        assert!(names(true).contains(&"splitsecond-agent".to_owned()));
+        assert!(!names(false).contains(&"splitsecond-agent".to_owned()));
+    }
+}

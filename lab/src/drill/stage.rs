@@ -1,0 +1,339 @@
+//! What one run has of its own: a namespace with its objects, the programs in the pods, a controller, the clients'
+//! record and the drill's watch. In: a cluster. Out: a stage on which traffic flows and everybody is ready, and which
+//! leaves the cluster as it found it. Not here: the fault, and what is measured.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::apiserver::Resource;
+use crate::drill::args::Plan;
+use crate::drill::cluster::Cluster;
+use crate::drill::halt::Halt;
+use crate::drill::look;
+use crate::drill::observe::Observer;
+use crate::drill::policy::Policy;
+use crate::drill::programs::{CONTROLLER_ADMIN_PORT, Programs, printed};
+use crate::drill::shape::{
+    self, APP_PORT, GATEWAY_PORT, GATEWAY_READY_PORT, PRIMARY, PRIMARY_IP, SECONDARY, SECONDARY_IP,
+};
+use crate::drill::transition::{self, History};
+use crate::load::records::Records;
+use crate::load::wire::{
+    ClientSpec, DEFAULT_BACKLOG, DEFAULT_TIMEOUT_MS, GatewaySpec, Order, PodProgram, ServerSpec, Target,
+};
+use crate::world::clock::now_ns;
+use crate::world::{NodeChild, PodChild, describe_end};
+
+/// How long programs may take to start.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// How long everybody may take to be ready, counted from the start of the last program.
+const WARM_LIMIT: Duration = Duration::from_secs(30);
+
+/// Traffic has to flow for this long without a failure before anything is broken.
+const CLEAN_SPAN: Duration = Duration::from_millis(1_500);
+
+/// Between two looks at who is ready.
+const LOOK_GAP: Duration = Duration::from_millis(100);
+
+/// How long the controller may take to end when asked.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// What servers answer with.
+const PRIMARY_BYTE: u8 = 1;
+const WEST_BYTE: u8 = 2;
+
+/// See the module's header.
+pub struct Stage {
+    /// Of the split and its Services.
+    pub namespace: String,
+    /// The primary's programs.
+    pub primary: Vec<PodChild>,
+    /// They send the load.
+    pub clients: Vec<PodChild>,
+    /// What they saw.
+    pub records: Records,
+    /// The drill's watch.
+    pub observer: Observer,
+    // Held, so that they live as long as the stage.
+    _others: Vec<PodChild>,
+    controller: NodeChild,
+    admin: SocketAddr,
+    history: History,
+}
+
+impl Stage {
+    /// Creates the objects, starts the programs and waits until they are up.
+    ///
+    /// # Errors
+    ///
+    /// Something does not start; what was started ends.
+    pub fn set(
+        cluster: &Cluster,
+        plan: &Plan,
+        programs: &Programs,
+        policy: &Policy,
+        number: u32,
+        halt: &Halt,
+    ) -> Result<Self> {
+        let namespace = format!("drill-{number}");
+        let endpoints = cluster.primary_endpoints()?;
+        let gateway = cluster.world().pod(&cluster.cast().gateway)?.address();
+        cluster.create(shape::run_objects(&namespace, &endpoints, gateway))?;
+        let gateway_address = SocketAddr::new(gateway, GATEWAY_PORT);
+        cluster.world().set_service(PRIMARY_IP, APP_PORT, &shape::app_addresses(&endpoints))?;
+        cluster.world().set_service(SECONDARY_IP, APP_PORT, &[gateway_address])?;
+        // Servers and gateway keep no record: theirs is never read.
+        let (primary, others) = start_backends(cluster)?;
+        for program in primary.iter().chain(&others) {
+            wait_ready(program, halt)?;
+        }
+        let address = cluster.world().control().address();
+        let launch =
+            programs.controller(address, &cluster.inside().kubeconfig, policy, &format!("controller-{number}"));
+        if number == 1 {
+            eprintln!("  controller: {}   (a new one in each run)", printed(&launch));
+        }
+        let controller = cluster.world().control().spawn(&launch).context("cannot start the controller")?;
+        let observer = Observer::start(cluster.background(), &cluster.outside().url, &namespace, PRIMARY)?;
+        let records = Records::new();
+        let clients = start_clients(cluster, plan, &namespace, number, &records)?;
+        for program in &clients {
+            wait_ready(program, halt)?;
+        }
+        let admin = SocketAddr::new(address, CONTROLLER_ADMIN_PORT);
+        let history = History::default();
+        Ok(Self { namespace, primary, clients, records, observer, _others: others, controller, admin, history })
+    }
+
+    /// The split, `namespace/name`.
+    #[must_use]
+    pub fn split(&self) -> String {
+        format!("{}/{PRIMARY}", self.namespace)
+    }
+
+    /// Waits until controller and agents are ready, the controller calls both backends healthy, and traffic flows clean.
+    ///
+    /// # Errors
+    ///
+    /// It does not come to that, and what is missing.
+    pub fn warm_up(&mut self, cluster: &Cluster, plan: &Plan, halt: &Halt) -> Result<()> {
+        let begun_ns = now_ns();
+        let mut clean_from_ns = begun_ns;
+        loop {
+            halt.check()?;
+            let missing = self.missing(cluster, plan, &mut clean_from_ns)?;
+            let Some(missing) = missing else { return Ok(()) };
+            if now_ns().saturating_sub(begun_ns) > nanos(WARM_LIMIT) {
+                bail!("the run cannot begin: after {} s {missing}", WARM_LIMIT.as_secs());
+            }
+            halt.wait(LOOK_GAP)?;
+        }
+    }
+
+    /// The first thing that is not as it has to be.
+    fn missing(&mut self, cluster: &Cluster, plan: &Plan, clean_from_ns: &mut u64) -> Result<Option<String>> {
+        self.controller_lives()?;
+        match look::ready(cluster.background(), cluster.world().control().netns(), self.admin) {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => return Ok(Some(format!("the controller is not ready: {reason}"))),
+            Err(error) => return Ok(Some(format!("the controller: {error:#}"))),
+        }
+        if let Some(reason) = cluster.agents_not_ready()? {
+            return Ok(Some(reason));
+        }
+        let state = self.look(cluster)?;
+        for backend in [PRIMARY, SECONDARY] {
+            let health = health_of(&state, &self.split(), backend);
+            // Without agents nobody can call a backend healthy: that it is ready has to do.
+            let wanted: &[&str] = if plan.agents { &["healthy"] } else { &["healthy", "unknown"] };
+            if !health.as_deref().is_some_and(|health| wanted.contains(&health)) {
+                let health = health.unwrap_or_else(|| "missing".to_owned());
+                return Ok(Some(format!("/state calls {backend} {health}")));
+            }
+        }
+        let now = now_ns();
+        let since = self.records.since(*clean_from_ns);
+        if since.failed > 0 {
+            *clean_from_ns = now;
+            return Ok(Some(format!("connections fail: {:?}", since.by_outcome)));
+        }
+        if now.saturating_sub(*clean_from_ns) < nanos(CLEAN_SPAN) {
+            return Ok(Some("traffic has not flowed for long enough".to_owned()));
+        }
+        // A client that sends once in a while need not have sent yet.
+        Ok((plan.rate >= 100 && since.sent == 0).then(|| "no traffic flows".to_owned()))
+    }
+
+    /// Whether /state calls this backend healthy.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not answer.
+    pub fn is_healthy(&mut self, cluster: &Cluster, backend: &str) -> Result<bool> {
+        let state = self.look(cluster)?;
+        Ok(health_of(&state, &self.split(), backend).as_deref() == Some("healthy"))
+    }
+
+    /// Reads /state and keeps its transitions.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not answer, or publishes something else.
+    pub fn look(&mut self, cluster: &Cluster) -> Result<Value> {
+        let state = look::state(cluster.background(), cluster.world().control().netns(), self.admin)?;
+        self.history.merge(transition::parse(&state)?);
+        Ok(state)
+    }
+
+    /// Every transition that a look brought.
+    #[must_use]
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Whether the controller still runs.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn controller_lives(&self) -> Result<()> {
+        match self.controller.ended()? {
+            None => Ok(()),
+            Some(status) => {
+                bail!("the controller is gone: {}; see {}", describe_end(status), self.controller.log().display())
+            }
+        }
+    }
+
+    /// Has the clients write out what they recorded.
+    ///
+    /// # Errors
+    ///
+    /// A client is gone.
+    pub fn flush(&self) -> Result<()> {
+        let pending = self.clients.iter().map(|client| client.send(Order::Flush)).collect::<Result<Vec<_>>>()?;
+        pending.into_iter().try_for_each(|order| order.wait().map(drop))
+    }
+
+    /// Ends the programs, the controller as a Deployment would, and deletes the namespace.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not end when asked; it is killed then.
+    pub fn strike(self, cluster: &Cluster) -> Result<()> {
+        let Self { namespace, primary, clients, observer, _others, controller, .. } = self;
+        drop(observer);
+        drop(clients);
+        controller.signal(Signal::TERM)?;
+        let ended = controller.wait(END_LIMIT)?;
+        // The watchers see their objects go before the endpoints' programs do: nothing fails that anybody still counts.
+        if let Err(status) = cluster.api().delete(Resource::Namespaces, "", &namespace) {
+            bail!("cannot delete the namespace {namespace}: {}", status.to_json());
+        }
+        drop(primary);
+        drop(_others);
+        match ended {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("the controller did not end well: {}", describe_end(status)),
+            None => bail!("the controller did not end within {} s of SIGTERM", END_LIMIT.as_secs()),
+        }
+    }
+}
+
+/// Servers of both clusters and the gateway: the primary's, then the others.
+fn start_backends(cluster: &Cluster) -> Result<(Vec<PodChild>, Vec<PodChild>)> {
+    let (world, cast, records) = (cluster.world(), cluster.cast(), Records::new());
+    let server = |name: &String, answer: u8| {
+        world.pod(name)?.spawn(&PodProgram::Server(ServerSpec::new(APP_PORT, answer)), &records)
+    };
+    let primary = cast.primary.iter().map(|name| server(name, PRIMARY_BYTE)).collect::<Result<Vec<_>>>()?;
+    let mut others = cast.west.iter().map(|name| server(name, WEST_BYTE)).collect::<Result<Vec<_>>>()?;
+    let west = cast.west.iter().map(|name| Ok(SocketAddr::new(world.pod(name)?.address(), APP_PORT)));
+    let gateway = GatewaySpec {
+        port: GATEWAY_PORT,
+        ready_port: GATEWAY_READY_PORT,
+        backlog: DEFAULT_BACKLOG,
+        mirrors: vec![west.collect::<Result<Vec<_>>>()?],
+    };
+    others.push(world.pod(&cast.gateway)?.spawn(&PodProgram::Gateway(gateway), &records)?);
+    Ok((primary, others))
+}
+
+fn start_clients(
+    cluster: &Cluster,
+    plan: &Plan,
+    namespace: &str,
+    number: u32,
+    records: &Records,
+) -> Result<Vec<PodChild>> {
+    let names = &cluster.cast().clients;
+    let share = f64::from(plan.rate) / f64::from(u32::try_from(names.len()).unwrap_or(u32::MAX));
+    let mut clients = Vec::with_capacity(names.len());
+    for (index, name) in (0_u64..).zip(names) {
+        let spec = ClientSpec {
+            target: Target::Mesh {
+                kubeconfig: cluster.inside().kubeconfig.clone(),
+                namespace: namespace.to_owned(),
+                split: PRIMARY.to_owned(),
+            },
+            rate: share,
+            // Runs differ, and the same run of another invocation does not.
+            seed: u64::from(number) << 16 | index,
+            timeout_ms: DEFAULT_TIMEOUT_MS,
+        };
+        clients.push(cluster.world().pod(name)?.spawn(&PodProgram::Client(spec), records)?);
+    }
+    Ok(clients)
+}
+
+/// In short waits, so that a halt is noticed.
+fn wait_ready(program: &PodChild, halt: &Halt) -> Result<()> {
+    let deadline_ns = now_ns() + nanos(START_LIMIT);
+    loop {
+        halt.check()?;
+        match program.wait_ready(LOOK_GAP) {
+            Ok(_) => return Ok(()),
+            Err(error) if !program.is_running() || now_ns() > deadline_ns => return Err(error),
+            Err(_) => {}
+        }
+    }
+}
+
+/// What /state says of a backend.
+fn health_of(state: &Value, split: &str, backend: &str) -> Option<String> {
+    let splits = state.get("splits")?;
+    let entry = match splits {
+        Value::Object(by_name) => by_name.get(split)?,
+        Value::Array(list) => list.iter().find(|entry| entry.get("split").is_some_and(|name| name == split))?,
+        _ => return None,
+    };
+    let backends = entry.get("backends")?.as_array()?;
+    let entry = backends.iter().find(|entry| entry.get("service").is_some_and(|service| service == backend))?;
+    entry.get("health")?.as_str().map(str::to_owned)
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn health_is_found_by_split_and_backend() {
+        let backends = json!([{"service": "emoji-svc", "health": "suspect"}]);
+        let state =
+            json!({"splits": [{"split": "a/b", "backends": []}, {"split": "ns/emoji-svc", "backends": backends}]});
+        assert_eq!(health_of(&state, "ns/emoji-svc", PRIMARY).as_deref(), Some("suspect"));
+        assert_eq!(health_of(&state, "ns/emoji-svc", SECONDARY), None);
+        assert_eq!(health_of(&state, "ns/other", PRIMARY), None);
+    }
+}
