@@ -10,7 +10,8 @@ use controller_core::facts::MoveCause;
 use controller_core::input::WriteOutcome;
 use controller_core::output::Direction;
 use controller_core::{Config, Input};
-use probe_common::wire::Destination;
+use probe_common::cause::FailureCause;
+use probe_common::wire::{AgentFrame, CheckOutcome, CheckResult, CheckResults, Destination, First, Report, Row};
 
 fn refuse_primary(cluster: &mut Cluster) {
     cluster.world = Box::new(|_, to, _, _| if is_primary(to) { Answer::Refused } else { Answer::Established });
@@ -406,4 +407,77 @@ fn the_same_inputs_at_the_same_times_give_the_same_outputs() {
         assert!(first.len() > 100);
         assert_eq!(first, second);
     }
+}
+
+/// A report of one node with whatever a seed makes of it: huge counts, impossible times, other nodes' destinations.
+fn mk_lie(lots: &mut Lots, seq: u64, now_ms: u64) -> AgentFrame {
+    let mut number = |bound: u64| if lots.below(8) == 0 { u64::MAX } else { lots.below(bound) };
+    let rows = (0..8).map(|_| {
+        let to = Destination::from(([198, 18, 1, 1 + number(6) as u8 % 6], cluster::PORT));
+        let first = First { started_ns: number(now_ms * cluster::MS), failed_ns: number(now_ms * cluster::MS) };
+        Row {
+            attempts: number(1_000),
+            established: number(3),
+            refused: number(1_000),
+            late: number(1_000),
+            reset: number(1_000),
+            clients: number(64) as u32,
+            first: Some(first),
+            ..Row::empty(to, number(now_ms * cluster::MS), number(now_ms * cluster::MS))
+        }
+    });
+    AgentFrame::Report(Report { seq, now_ns: now_ms * cluster::MS, rows: rows.collect(), ..Report::default() })
+}
+
+#[test]
+fn a_lying_agent_moves_nothing_whatever_it_says() {
+    for seed in 1..20 {
+        for liar in ["client-0", "backend-1"] {
+            let mut cluster = Cluster::new(Layout { rate: 100, ..Layout::default() }).warm_up();
+            cluster.world =
+                Box::new(
+                    move |from, to, _, _| {
+                        if from == liar && is_primary(to) { Answer::Refused } else { Answer::Established }
+                    },
+                );
+            let mut lots = Lots(seed * 7919);
+            for seq in 0..600 {
+                cluster.run(5);
+                let frame = mk_lie(&mut lots, 1_000 + seq, cluster.now_ms);
+                cluster.input(Input::Agent { node: liar.into(), stream: 1, frame });
+                let made_up = CheckResult {
+                    id: lots.below(2_000),
+                    to: ([198, 18, 1, 1 + lots.below(6) as u8], cluster::PORT).into(),
+                    started_ns: 0,
+                    ended_ns: 0,
+                    outcome: CheckOutcome::Failed(FailureCause::Refused),
+                };
+                let results = CheckResults { now_ns: 0, results: vec![made_up; 20] };
+                cluster.input(Input::Agent { node: liar.into(), stream: 1, frame: AgentFrame::CheckResults(results) });
+            }
+            assert_eq!(cluster.written.len(), 0, "seed {seed}, liar {liar}: {:?}", cluster.written);
+        }
+    }
+}
+
+#[test]
+fn a_retry_loop_at_one_dead_path_moves_nothing() {
+    let mut cluster = Cluster::new(Layout::default()).warm_up();
+    for seq in 0..2_000 {
+        cluster.run(5);
+        let to = ([198, 18, 1, 1], cluster::PORT).into();
+        let at = cluster.now_ms * cluster::MS;
+        let row = Row {
+            attempts: 3,
+            refused: 3,
+            clients: 1,
+            first: Some(First { started_ns: at, failed_ns: at }),
+            ..Row::empty(to, at, at)
+        };
+        let report = Report { seq: 10_000 + seq, now_ns: at, rows: vec![row], ..Report::default() };
+        cluster.input(Input::Agent { node: "client-1".into(), stream: 1, frame: AgentFrame::Report(report) });
+    }
+    assert_eq!(cluster.written.len(), 0, "{:?}", cluster.written);
+    refuse_primary(&mut cluster);
+    cluster.run_until_written(1_000).expect("and a real outage beside it is still seen");
 }
