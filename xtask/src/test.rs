@@ -1,0 +1,163 @@
+//! `cargo xtask test`: everything that has to hold, in one command. In: a clone. Out: exit code 0 when all of it holds,
+//! a time budget, and cargo test's own closing line.
+//!
+//! Every part runs even when an earlier one failed, so that one run tells all; only what is built on a failed build is
+//! skipped, and counts as failed. Nothing is left out silently: what a machine cannot run fails here, with the reason.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup;
+
+/// What the whole is meant to take on two cores, from a fresh clone.
+const BUDGET: Duration = Duration::from_secs(25 * 60);
+
+/// Each scenario with few runs: enough to see that it works. Claims about figures need `cargo xtask drill --runs 20`.
+const DRILLS: [&[&str]; 5] = [
+    &["refused", "process-killed", "blackhole", "noise", "failback", "--runs", "2"],
+    &["scale-to-zero", "--runs", "3"],
+    &["scale-to-zero", "--agents", "off", "--runs", "3"],
+    &["refused", "--shape", "workshop", "--runs", "3"],
+    &["refused", "--rate", "100", "--runs", "2"],
+];
+
+/// The packages that are checked alone: a workspace build unifies features and hides a manifest that lacks one.
+const ALONE: [&[&str]; 10] = [
+    &["-p", "probe-common"],
+    &["-p", "probe-common", "--features", "abi"],
+    &["-p", "probe-common", "--features", "wire"],
+    &["-p", "probe-common", "--features", "admin"],
+    &["-p", "probe-ebpf"],
+    &["-p", "probe-agent"],
+    &["-p", "controller-core"],
+    &["-p", "controller"],
+    &["-p", "lab"],
+    &["-p", "xtask"],
+];
+
+struct Part {
+    name: &'static str,
+    run: fn() -> Result<()>,
+}
+
+const PARTS: [Part; 11] = [
+    Part { name: "set-up", run: set_up },
+    Part { name: "format", run: || cargo(&["fmt", "--all", "--check"]) },
+    Part { name: "build-ebpf", run: || cargo(&["xtask", "build-ebpf"]) },
+    Part { name: "clippy", run: clippy },
+    Part { name: "each crate alone", run: each_alone },
+    Part { name: "unit and property tests", run: || cargo(&["test", "--locked", "--workspace"]) },
+    Part { name: "kernel tests", run: kernel_tests },
+    Part { name: "world tests", run: world_tests },
+    Part { name: "drills", run: drills },
+    Part { name: "metrics", run: metrics },
+    Part { name: "licences, bans, sources", run: deny },
+];
+
+/// Runs every part.
+///
+/// # Errors
+///
+/// When any part failed; it names them.
+#[expect(clippy::disallowed_methods, reason = "this chore is an edge: it measures its own parts")]
+pub(crate) fn run() -> Result<()> {
+    let started = Instant::now();
+    let mut took = Vec::new();
+    for part in &PARTS {
+        println!("\n=== {}", part.name);
+        let from = Instant::now();
+        let outcome = (part.run)();
+        if let Err(error) = &outcome {
+            println!("=== {}: FAILED: {error:#}", part.name);
+        }
+        took.push((part.name, from.elapsed(), outcome.is_ok()));
+    }
+    print_budget(&took, started.elapsed());
+    let failed: Vec<_> = took.iter().filter(|(_, _, passed)| !passed).map(|(name, ..)| *name).collect();
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    // The smallest package's tests again, so that the last line is a test runner's own.
+    cargo(&["test", "--locked", "--quiet", "-p", "probe-common", "--features", "abi,wire"])
+}
+
+fn print_budget(took: &[(&str, Duration, bool)], total: Duration) {
+    println!("\n=== time budget");
+    for (name, span, passed) in took {
+        println!("{:>6.1} s  {}{name}", span.as_secs_f64(), if *passed { "" } else { "FAILED " });
+    }
+    let verdict = if total <= BUDGET { "within" } else { "over" };
+    println!("{:>6.1} s  in all, {verdict} the {} minutes that are aimed at\n", total.as_secs_f64(), BUDGET.as_secs() / 60);
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    command("cargo", arguments)
+}
+
+fn command(program: &str, arguments: &[&str]) -> Result<()> {
+    println!("$ {program} {}", arguments.join(" "));
+    let status = Command::new(program).args(arguments).status().with_context(|| format!("start {program}"))?;
+    if !status.success() {
+        bail!("{program} {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
+}
+
+fn set_up() -> Result<()> {
+    setup::ensure(&[setup::IPROUTE2, setup::NFTABLES, setup::UTIL_LINUX, setup::PROMTOOL])
+}
+
+fn clippy() -> Result<()> {
+    cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"])
+}
+
+fn each_alone() -> Result<()> {
+    for package in ALONE {
+        cargo(&[&["check", "--locked", "--quiet"], package].concat())?;
+    }
+    Ok(())
+}
+
+fn kernel_tests() -> Result<()> {
+    cargo(&["test", "--locked", "-p", "probe-agent", "--test", "kernel", "--", "--ignored", "--test-threads", "1"])
+}
+
+fn world_tests() -> Result<()> {
+    cargo(&["test", "--locked", "-p", "lab", "--test", "world", "--", "--ignored", "--test-threads", "1"])
+}
+
+fn drills() -> Result<()> {
+    for drill in DRILLS {
+        cargo(&[&["xtask", "drill"], drill].concat())?;
+    }
+    Ok(())
+}
+
+/// What both binaries answer at /metrics, as a drill saved it, has to pass Prometheus' own check.
+fn metrics() -> Result<()> {
+    for exposition in ["agent.metrics", "controller.metrics"] {
+        let path = setup::target_dir()?.join("drill").join(exposition);
+        check_exposition(&path)?;
+    }
+    Ok(())
+}
+
+fn check_exposition(path: &Path) -> Result<()> {
+    let exposition = std::fs::File::open(path).with_context(|| format!("open {}: has a drill run?", path.display()))?;
+    println!("$ promtool check metrics < {}", path.display());
+    let status = Command::new("promtool").args(["check", "metrics"]).stdin(exposition).status().context("start promtool")?;
+    if !status.success() {
+        bail!("promtool rejects {}", path.display());
+    }
+    Ok(())
+}
+
+fn deny() -> Result<()> {
+    setup::ensure(&[setup::CARGO_DENY])?;
+    command("cargo", &["deny", "--locked", "check", "bans", "licenses", "sources"])?;
+    println!("advisories are not checked here: their database is fetched from outside the registries; run `cargo deny check advisories` where it can be");
+    Ok(())
+}
