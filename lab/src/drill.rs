@@ -15,6 +15,7 @@ pub mod measure;
 pub mod observe;
 pub mod policy;
 pub mod programs;
+pub mod progress;
 pub mod report;
 pub mod run;
 pub mod scenario;
@@ -35,6 +36,7 @@ use self::halt::{Cause, Halt};
 use self::measure::{Run, measure};
 use self::policy::Policy;
 use self::programs::Programs;
+use self::progress::Progress;
 use self::report::{Report, ScenarioReport, run_line, table};
 use self::run::Running;
 use self::scenario::{Expect, Scenario};
@@ -89,6 +91,7 @@ struct Drill<'a> {
     halt: &'a Halt,
     cluster: Cluster,
     run_dir: PathBuf,
+    progress: Progress,
     runs_begun: u32,
     begun_ns: u64,
     /// The last stage, where the cluster is kept.
@@ -118,7 +121,17 @@ impl<'a> Drill<'a> {
                 return Err(error);
             }
         };
-        Ok(Self { plan, programs, halt, cluster, run_dir, runs_begun: 0, begun_ns, kept: None })
+        Ok(Self {
+            plan,
+            programs,
+            halt,
+            cluster,
+            run_dir,
+            progress: Progress::to_stderr(),
+            runs_begun: 0,
+            begun_ns,
+            kept: None,
+        })
     }
 
     /// Plays every scenario, reports, and removes everything.
@@ -130,9 +143,10 @@ impl<'a> Drill<'a> {
             let last = position + 1 == plan.scenarios.len();
             let mut played = Played::default();
             end = self.play_scenario(scenario, last, &mut played);
-            if end.is_ok() || !played.runs.is_empty() {
-                scenarios.push(self.scenario_report(scenario, played));
+            if let Err(error) = &end {
+                played.reasons.push(format!("not all runs took place: {error:#}"));
             }
+            scenarios.push(self.scenario_report(scenario, played));
             if end.is_err() {
                 break;
             }
@@ -152,7 +166,7 @@ impl<'a> Drill<'a> {
 
     /// Every run of one scenario. A run that could not be carried through counts against it.
     fn play_scenario(&mut self, scenario: &'static Scenario, last: bool, played: &mut Played) -> Result<()> {
-        eprintln!("{}: {}", scenario.name, scenario.line);
+        self.progress.line(&format!("{}: {}", scenario.name, scenario.line));
         for number in 1..=self.plan.runs {
             let keep = last && self.plan.keep && number == self.plan.runs;
             let conditions_policy = Policy::of(scenario.expect);
@@ -161,13 +175,13 @@ impl<'a> Drill<'a> {
                     let conditions =
                         Conditions { scenario, rate: self.plan.rate, primary: PRIMARY, policy: &conditions_policy };
                     let against = reasons(&run, &conditions);
-                    eprintln!("  {number:>3} of {}: {}", self.plan.runs, run_line(&run, &against));
+                    self.progress.line(&format!("  {number:>3} of {}: {}", self.plan.runs, run_line(&run, &against)));
                     played.reasons.extend(against.into_iter().map(|reason| format!("run {number}: {reason}")));
                     played.runs.push(run);
                 }
                 Err(error) => {
                     self.halt.check()?;
-                    eprintln!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs);
+                    self.progress.line(&format!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs));
                     played.reasons.push(format!("run {number}: {error:#}"));
                     // An agent that is gone stays gone: every later run would only wait for it.
                     self.cluster.agents_live()?;
@@ -181,7 +195,8 @@ impl<'a> Drill<'a> {
         self.runs_begun += 1;
         let number = self.runs_begun;
         let mut stage = Stage::set(&self.cluster, self.plan, self.programs, policy, number, self.halt)?;
-        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt).and_then(|()| {
+        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt, &self.progress).and_then(|()| {
+            self.progress.now("breaking it");
             let running = Running {
                 cluster: &self.cluster,
                 stage: &mut stage,
@@ -208,7 +223,7 @@ impl<'a> Drill<'a> {
 
     fn scenario_report(&self, scenario: &'static Scenario, played: Played) -> ScenarioReport {
         let limit_ms = scenario.limit_ms(self.plan.shape, self.plan.rate, self.plan.agents);
-        let mut report = ScenarioReport::new(scenario, played.runs, played.reasons, limit_ms);
+        let mut report = ScenarioReport::new(scenario, self.plan.runs, played.runs, played.reasons, limit_ms);
         let policy = Policy::of(scenario.expect);
         report.policy = (policy != Policy::of(Expect::Failover)).then_some(policy);
         report

@@ -5,17 +5,22 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::apiserver::ApiServer;
 use crate::drill::args::Plan;
 use crate::drill::background::Background;
-use crate::drill::halt::Halt;
+use crate::drill::halt::{Halt, Signals};
 use crate::drill::look;
 use crate::drill::programs::{Programs, printed};
 use crate::drill::shape::{self, AGENT_ADMIN_PORT, Cast, Endpoint};
 use crate::world::{NodeChild, World, describe_end};
+
+/// How long agents may take to end when asked.
+const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where the API server listens, in the control namespace: the port of Kubernetes'.
 const API_PORT: u16 = 6443;
@@ -56,7 +61,11 @@ impl Cluster {
     /// The machine cannot; what was made is removed again.
     pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt) -> Result<Self> {
         let background = Background::start(halt.clone())?;
-        background.spawn("signal handler", crate::drill::halt::signals(halt.clone()));
+        let signals = {
+            let _guard = background.enter();
+            Signals::take_over()?
+        };
+        background.spawn("signal handler", signals.halt(halt.clone()));
         let mut layout = plan.shape.layout();
         layout.run_dir = Some(run_dir.to_owned());
         let world = World::create(&layout).context("cannot build the lab's network")?;
@@ -210,11 +219,23 @@ impl Cluster {
     /// Something is left; the next drill tries again.
     pub fn remove(self) -> Result<()> {
         let Self { agents, world, background, .. } = self;
+        let ended = end_agents(&agents);
         drop(agents);
         let removed = world.remove();
         drop(background);
-        removed
+        removed.and(ended)
     }
+}
+
+/// As a DaemonSet ends them. All are asked before the first one is waited for.
+fn end_agents(agents: &[Agent]) -> Result<()> {
+    agents.iter().try_for_each(|agent| agent.child.signal(Signal::TERM))?;
+    for agent in agents {
+        let Some(_) = agent.child.wait(END_LIMIT)? else {
+            bail!("the agent of {} did not end within {} s of SIGTERM", agent.node, END_LIMIT.as_secs());
+        };
+    }
+    Ok(())
 }
 
 /// In the control namespace, for agents, controllers and clients.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::world::clock::now_ns;
 
@@ -98,28 +98,45 @@ impl Halt {
     }
 }
 
-/// Turns SIGINT, SIGTERM and SIGHUP into a halt, for as long as it runs. Further signals change nothing: removing what
-/// the drill made takes about a second, and a drill that leaves it behind would be the worse end.
-///
-/// # Errors
-///
-/// The signals cannot be listened to.
-pub async fn signals(halt: Halt) -> Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
-    let mut before = false;
-    loop {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "Ctrl-C",
-            _ = terminate.recv() => "SIGTERM",
-            _ = hangup.recv() => "SIGHUP",
-        };
-        if before {
-            eprintln!("Still removing what the drill made.");
+/// The signals by which people and systems end a program, taken over from the kernel's default.
+#[derive(Debug)]
+pub struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From here on they no longer end the program. To be called inside a runtime.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses.
+    pub fn take_over() -> Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    /// Turns them into a halt, for as long as it runs. Further signals change nothing: removing what the drill made takes
+    /// about a second, and a drill that leaves it behind would be the worse end.
+    pub async fn halt(mut self, halt: Halt) -> Result<()> {
+        let mut before = false;
+        loop {
+            let name = tokio::select! {
+                _ = self.interrupt.recv() => "Ctrl-C",
+                _ = self.terminate.recv() => "SIGTERM",
+                _ = self.hangup.recv() => "SIGHUP",
+            };
+            if before {
+                eprintln!("Still removing what the drill made.");
+            }
+            before = true;
+            halt.now(Cause::Asked(name));
         }
-        before = true;
-        halt.now(Cause::Asked(name));
     }
 }
 

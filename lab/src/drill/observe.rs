@@ -75,8 +75,13 @@ async fn watch(api: Api<DynamicObject>, split: String, mut version: String, seen
             let at_ns = now_ns();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    let weights = weights(&object)?;
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { at_ns, weights });
+                    match weights(&object) {
+                        Ok(weights) => {
+                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { at_ns, weights });
+                        }
+                        // Only people with a kept cluster write such things; what cannot be read moved no traffic.
+                        Err(error) => tracing::warn!(%error, "Cannot read the split"),
+                    }
                     version = object.metadata.resource_version.unwrap_or(version);
                 }
                 WatchEvent::Bookmark(bookmark) => version = bookmark.metadata.resource_version,

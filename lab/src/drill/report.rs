@@ -81,11 +81,18 @@ impl Report {
 }
 
 impl ScenarioReport {
-    /// Of the runs that ended, the reasons against them and the limit that holds here.
+    /// Of the runs that ended, how many were planned, the reasons against them and the limit that holds here.
     #[must_use]
-    pub fn new(scenario: &'static Scenario, runs: Vec<Run>, reasons: Vec<String>, limit_ms: Option<u32>) -> Self {
+    pub fn new(
+        scenario: &'static Scenario,
+        planned: u32,
+        runs: Vec<Run>,
+        reasons: Vec<String>,
+        limit_ms: Option<u32>,
+    ) -> Self {
         let written_ms = Percentiles::of(runs.iter().map(|run| run.written_ms));
-        let all_written = !runs.is_empty() && runs.iter().all(|run| run.written_ms.is_some());
+        let written = runs.iter().filter(|run| run.written_ms.is_some()).count();
+        let all_written = u32::try_from(written).is_ok_and(|written| written == planned);
         let figure = limit_ms.map(|limit_ms| FigureReport {
             limit_ms,
             ok: all_written && written_ms.p99.is_some_and(|ms| ms <= f64::from(limit_ms)),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::drill::args::Plan;
 use crate::drill::cluster::Cluster;
@@ -62,15 +62,18 @@ impl Running<'_> {
         self.halt.check()?;
         let broken = fault.inject().context("cannot make the fault")?;
         assert!(!self.plan.panic, "--panic: everything that the drill made goes all the same");
-        let met = inject::is_met(self.scenario.fault, self.cluster)?;
-        let mut observation = self.until_closed(broken, met)?;
-        match self.scenario.expect {
-            Expect::Failover => {}
-            Expect::Failback => observation = self.way_back(fault.as_mut(), observation)?,
-            Expect::None => observation.control = self.control(self.scenario.control)?,
-        }
-        if self.scenario.expect != Expect::Failback {
-            fault.heal().context("cannot mend the fault")?;
+        let closed = self.until_closed(broken).and_then(|mut observation| {
+            if self.scenario.expect == Expect::None {
+                observation.control = self.control(self.scenario.control)?;
+            }
+            Ok(observation)
+        });
+        // Also after an error: a packet filter outlives the run.
+        let healed = fault.heal().context("cannot mend the fault");
+        let mut observation = closed?;
+        let healed = healed?;
+        if self.scenario.expect == Expect::Failback {
+            self.way_back(healed, &mut observation)?;
         }
         self.stage.look(self.cluster)?;
         observation.transitions = self.stage.history().transitions().to_vec();
@@ -78,8 +81,18 @@ impl Running<'_> {
         Ok(observation)
     }
 
+    /// What the clients recorded since a moment, the last of it included.
+    fn recorded_since(&self, moment_ns: u64) -> Result<Since> {
+        self.stage.flush()?;
+        let since = self.stage.records.since(moment_ns);
+        let lost: u64 = self.stage.records.totals().values().map(|totals| totals.lost).sum();
+        ensure!(since.complete && lost == 0, "records of clients were lost ({lost}): the counts would be too low");
+        Ok(since)
+    }
+
     /// Watches until the run ends, and counts.
-    fn until_closed(&mut self, broken: Span, met: bool) -> Result<Observation> {
+    fn until_closed(&mut self, broken: Span) -> Result<Observation> {
+        let met = inject::is_met(self.scenario.fault, self.cluster)?;
         let mut shifted_ns = None;
         let mut looks = 0;
         let closed_ns = loop {
@@ -106,8 +119,7 @@ impl Running<'_> {
             looks += 1;
             self.pause(looks)?;
         };
-        self.stage.flush()?;
-        let clients = clients(&self.stage.records.since(broken.first_ns));
+        let clients = clients(&self.recorded_since(broken.first_ns)?);
         Ok(Observation {
             split: self.stage.split(),
             primary: PRIMARY.to_owned(),
@@ -150,9 +162,8 @@ impl Running<'_> {
         Ok(Some(ControlObservation { t0_ns: broken.first_ns, proved }))
     }
 
-    /// Mends the fault and waits until the weights stand as they did, and a little longer.
-    fn way_back(&mut self, fault: &mut dyn Fault, mut observation: Observation) -> Result<Observation> {
-        let healed = fault.heal().context("cannot mend the fault")?;
+    /// After the healing: waits until the weights stand as they did, and a little longer.
+    fn way_back(&mut self, healed: Span, observation: &mut Observation) -> Result<()> {
         let limit = u64::try_from(self.policy.way_back().as_nanos()).unwrap_or(u64::MAX);
         let mut close_at_ns = healed.last_ns + limit;
         let mut back = false;
@@ -166,12 +177,11 @@ impl Running<'_> {
             looks += 1;
             self.pause(looks)?;
         }
-        self.stage.flush()?;
-        let failed_after = self.stage.records.since(healed.last_ns).failed;
+        let failed_after = self.recorded_since(healed.last_ns)?.failed;
         observation.healed = Some(HealObservation { healed_ns: healed.last_ns, failed_after });
-        observation.clients = clients(&self.stage.records.since(observation.t0_ns));
+        observation.clients = clients(&self.recorded_since(observation.t0_ns)?);
         observation.closed_ns = now_ns();
-        Ok(observation)
+        Ok(())
     }
 }
 

@@ -17,6 +17,7 @@ use crate::drill::look;
 use crate::drill::observe::Observer;
 use crate::drill::policy::Policy;
 use crate::drill::programs::{CONTROLLER_ADMIN_PORT, Programs, printed};
+use crate::drill::progress::Progress;
 use crate::drill::shape::{
     self, APP_PORT, GATEWAY_PORT, GATEWAY_READY_PORT, PRIMARY, PRIMARY_IP, SECONDARY, SECONDARY_IP,
 };
@@ -121,7 +122,7 @@ impl Stage {
     /// # Errors
     ///
     /// It does not come to that, and what is missing.
-    pub fn warm_up(&mut self, cluster: &Cluster, plan: &Plan, halt: &Halt) -> Result<()> {
+    pub fn warm_up(&mut self, cluster: &Cluster, plan: &Plan, halt: &Halt, progress: &Progress) -> Result<()> {
         let begun_ns = now_ns();
         let mut clean_from_ns = begun_ns;
         loop {
@@ -131,6 +132,7 @@ impl Stage {
             if now_ns().saturating_sub(begun_ns) > nanos(WARM_LIMIT) {
                 bail!("the run cannot begin: after {} s {missing}", WARM_LIMIT.as_secs());
             }
+            progress.now(&missing);
             halt.wait(LOOK_GAP)?;
         }
     }
@@ -167,16 +169,6 @@ impl Stage {
         }
         // A client that sends once in a while need not have sent yet.
         Ok((plan.rate >= 100 && since.sent == 0).then(|| "no traffic flows".to_owned()))
-    }
-
-    /// Whether /state calls this backend healthy.
-    ///
-    /// # Errors
-    ///
-    /// The controller does not answer.
-    pub fn is_healthy(&mut self, cluster: &Cluster, backend: &str) -> Result<bool> {
-        let state = self.look(cluster)?;
-        Ok(health_of(&state, &self.split(), backend).as_deref() == Some("healthy"))
     }
 
     /// Reads /state and keeps its transitions.

@@ -40,7 +40,13 @@ fn mk_report(scenarios: Vec<ScenarioReport>) -> Report {
 }
 
 fn refused(runs: Vec<Run>, reasons: Vec<String>) -> ScenarioReport {
-    ScenarioReport::new(scenario::find("refused").expect("a scenario"), runs, reasons, Some(150))
+    ScenarioReport::new(
+        scenario::find("refused").expect("a scenario"),
+        u32::try_from(runs.len().max(1)).unwrap(),
+        runs,
+        reasons,
+        Some(150),
+    )
 }
 
 #[test]
@@ -94,7 +100,7 @@ fn the_table_reads_well() {
     let stayed = Run { control_ms: Some(140.0), ..mk_run(None) };
     let report = mk_report(vec![
         refused(vec![mk_run(Some(112.0)), mk_run(None)], vec!["run 2: it did not fail over".into()]),
-        ScenarioReport::new(noise, vec![stayed], Vec::new(), None),
+        ScenarioReport::new(noise, 1, vec![stayed], Vec::new(), None),
     ]);
     let expected = [
         "  scenario  verdict   moved  first failure  written p50       max          limit  shifted p50  failed requests",
