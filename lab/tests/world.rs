@@ -1,6 +1,8 @@
 //! Worlds on the real kernel: what the network carries, what a node's child sees, what each fault looks like from
 //! elsewhere, and that nothing stays behind. Needs root; `cargo xtask test` runs it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,7 +175,7 @@ fn pods_reach_pods_and_cluster_ips_lead_to_ready_endpoints_only() {
     for _ in 0..20 {
         assert_eq!(dial_from(client.netns(), service, SHORT).unwrap(), Outcome::Ok);
     }
-    std::thread::park_timeout(Duration::from_millis(250));
+    pause(250);
     assert_eq!(servers[1].counts().accepted, before, "an endpoint that is not ready gets nothing");
 
     world.set_service(cluster_ip, 80, &[]).unwrap();
@@ -335,9 +337,9 @@ fn a_client_records_what_its_connections_met() {
     child.wait_ready(READY).unwrap();
     let began_ns = clock::now_ns();
     child.order(Order::Rate { per_second: 400.0 }).unwrap();
-    std::thread::park_timeout(Duration::from_secs(1));
+    pause(1000);
     let span = Refused(vec![servers[0].clone()]).inject().unwrap();
-    std::thread::park_timeout(Duration::from_millis(500));
+    pause(500);
     child.order(Order::Rate { per_second: 0.0 }).unwrap();
     assert!(wait_for(|| child.order(Order::Flush).unwrap().outstanding == 0));
 
@@ -353,7 +355,7 @@ fn a_client_records_what_its_connections_met() {
 
     let mut extra = ExtraLoop { client: child.clone(), address: at(one), per_second: 500.0 };
     extra.inject().unwrap();
-    std::thread::park_timeout(Duration::from_millis(400));
+    pause(400);
     extra.heal().unwrap();
     child.order(Order::Flush).unwrap();
     assert_eq!(records.since(began_ns).sent, all.sent, "the extra loop counts in no figure");
@@ -387,7 +389,7 @@ fn a_world_that_waits_for_its_end() {
     if std::env::args().any(|arg| arg == HOLD) {
         let (world, _servers) = mk_small();
         println!("prefix {}", world.prefix());
-        std::thread::park_timeout(Duration::from_secs(60));
+        pause(60_000);
     }
 }
 
@@ -414,11 +416,19 @@ fn a_sweep_removes_the_worlds_of_the_dead_and_no_others() {
     check_everywhere(&living, at(living.pod("one").unwrap()), Outcome::Ok);
 }
 
+/// A parked thread may wake early, for instance by the end of an earlier scoped thread.
+fn pause(millis: u64) {
+    let until_ns = clock::now_ns() + millis * 1_000_000;
+    while let Some(left_ns) = until_ns.checked_sub(clock::now_ns()) {
+        std::thread::park_timeout(Duration::from_nanos(left_ns.max(1)));
+    }
+}
+
 fn wait_for(mut done: impl FnMut() -> bool) -> bool {
     (0..200).any(|_| {
         let yes = done();
         if !yes {
-            std::thread::park_timeout(Duration::from_millis(10));
+            pause(10);
         }
         yes
     })
