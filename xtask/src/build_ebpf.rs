@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Where the agent looks for the object.
-fn target_folder() -> anyhow::Result<PathBuf> {
+pub(crate) fn target_folder() -> anyhow::Result<PathBuf> {
     let program = env::current_exe().context("cannot tell where this program is")?;
     // Cargo marks its target folder with a tag file; this program was built into it.
     let target = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());

@@ -4,6 +4,7 @@
 //! why). Nothing here is part of the product.
 
 mod build_ebpf;
+mod drill;
 mod setup;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Chore {
     BuildEbpf(build_ebpf::Arguments),
+    Drill(drill::Arguments),
 }
 
 /// The machine lacks something that cannot be installed here.
@@ -29,6 +31,7 @@ const CANNOT: u8 = 3;
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments),
+        Chore::Drill(arguments) => drill::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
