@@ -280,6 +280,8 @@ async fn one_event_is_read_through_both_groups() {
     let found = core.list(&about_web).await.unwrap().items;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].message, event.note);
+    let in_the_newer_words = ListParams::default().fields("regarding.name=web,reportingController=linkerd-failover");
+    assert_eq!(events.list(&in_the_newer_words).await.unwrap().items.len(), 1);
     let about_other = ListParams::default().fields("involvedObject.name=other");
     assert!(core.list(&about_other).await.unwrap().items.is_empty());
 
@@ -315,6 +317,37 @@ async fn selectors_restrict_lists_and_watches() {
     label("web", "somebody-else".into());
     let event = within("an object that leaves", stream.next()).await.unwrap().unwrap();
     assert!(matches!(&event, WatchEvent::Deleted(split) if split.name_any() == "web"), "{event:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_told_410_and_no_queue_grows_for_it() {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    let lab = Lab::start(ApiServer::with_history(8)).await;
+    let mut stream = tokio::net::TcpStream::connect(lab.url.trim_start_matches("http://")).await.unwrap();
+    let path = format!("/api/v1/configmaps?watch=true&resourceVersion={}", lab.server.revision());
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: lab\r\n\r\n").as_bytes()).await.unwrap();
+    let mut lines = BufReader::new(stream).lines();
+    assert_eq!(within("the answer", lines.next_line()).await.unwrap().unwrap(), "HTTP/1.1 200 OK");
+
+    // Twenty times what the sockets of a loopback connection hold, one object at a time.
+    let content = "x".repeat(1_000_000);
+    for turn in 0..200 {
+        let mut map = json!(mk_map("m", &format!("{turn}{content}")));
+        map["metadata"]["namespace"] = "emojivoto".into();
+        lab.server.put(map).unwrap();
+        tokio::task::yield_now().await;
+    }
+    let mut last = String::new();
+    while let Some(line) = within("the rest of the watch", lines.next_line()).await.unwrap() {
+        if line.starts_with('{') {
+            last = line;
+        } else if line == "0" {
+            break;
+        }
+    }
+    let event: Value = serde_json::from_str(&last).unwrap();
+    assert_eq!((event["type"].as_str(), event["object"]["code"].as_i64()), (Some("ERROR"), Some(410)), "{event}");
 }
 
 #[tokio::test]

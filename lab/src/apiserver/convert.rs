@@ -17,6 +17,16 @@ pub(crate) fn to_stored(resource: Resource, served: Served, mut object: Value) -
     object
 }
 
+/// The stored field behind a field label of the served version, if the kind supports it.
+pub(crate) fn field_of(resource: Resource, served: Served, label: &str) -> Option<String> {
+    let field = if resource == Resource::Events && served != resource.stored() {
+        event::core_field(label)
+    } else {
+        label.to_owned()
+    };
+    resource.row().fields.contains(&field.as_str()).then_some(field)
+}
+
 /// Rewrites a stored object to the version that was asked for.
 pub(crate) fn to_served(resource: Resource, served: Served, mut object: Value) -> Value {
     if resource == Resource::Events && served != resource.stored() {

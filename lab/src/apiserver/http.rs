@@ -23,7 +23,7 @@ use super::registry::{Part, Preconditions, Target};
 use super::route::Route;
 use super::select::Selection;
 use super::status::Status;
-use super::{ApiServer, discovery, watch};
+use super::{ApiServer, convert, discovery, watch};
 
 /// Largest body that is read, as in a real server.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
@@ -124,8 +124,8 @@ struct Call<'a> {
 impl Call<'_> {
     fn collection(self, namespace: Option<&str>, body: &[u8]) -> Result<Reply, Status> {
         let row = self.view.resource.row();
-        let selection =
-            Selection::parse(namespace, &self.query.label_selector, &self.query.field_selector, row.fields)?;
+        let field_of = |label: &str| convert::field_of(self.view.resource, self.view.served, label);
+        let selection = Selection::parse(namespace, &self.query.label_selector, &self.query.field_selector, field_of)?;
         match self.parts.method {
             Method::GET if self.query.watch => Ok(Reply::Watch(Box::new(watch::Request {
                 view: self.view,
@@ -228,7 +228,7 @@ impl Call<'_> {
         match self.view.form {
             Form::Object => served.clone(),
             Form::Metadata | Form::Table(_) => {
-                self.view.one(&super::convert::to_stored(self.view.resource, self.view.served, served.clone()))
+                self.view.one(&convert::to_stored(self.view.resource, self.view.served, served.clone()))
             }
         }
     }

@@ -46,7 +46,7 @@ pub(crate) fn page(store: &Store, resource: Resource, selection: &Selection, que
     let mut found: Box<dyn Iterator<Item = (&Key, &Arc<Value>)>> = if revision == store.revision() {
         Box::new(store.objects(resource).filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after)))
     } else {
-        past = store.snapshot(resource, revision)?;
+        past = store.snapshot(resource, revision).ok_or_else(|| Status::list_too_old(after.is_some()))?;
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         Box::new(past.range((from, Bound::Unbounded)))
     };

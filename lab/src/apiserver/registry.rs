@@ -86,13 +86,19 @@ pub(crate) struct Preconditions {
 #[derive(Debug)]
 pub(crate) struct Registry {
     store: Store,
+    /// ClusterIPs of all Services, so that a creation need not look at all of them.
+    addresses: BTreeSet<IpAddr>,
     random: SmallRng,
 }
 
 impl Registry {
     /// A registry that holds nothing but the namespaces that every cluster has.
     pub(crate) fn new(seed: u64, history_limit: usize, now: Timestamp) -> Self {
-        let mut registry = Self { store: Store::new(history_limit), random: SmallRng::seed_from_u64(seed) };
+        let mut registry = Self {
+            store: Store::new(history_limit),
+            addresses: BTreeSet::new(),
+            random: SmallRng::seed_from_u64(seed),
+        };
         let resource = Resource::Namespaces;
         for name in INITIAL_NAMESPACES {
             let target = Target { resource, served: resource.stored(), namespace: "", name: "" };
@@ -177,13 +183,11 @@ impl Registry {
         if resource != Resource::Services {
             return Ok(());
         }
-        let taken: BTreeSet<IpAddr> =
-            self.store.objects(resource).flat_map(|(_, service)| service::addresses(service)).collect();
         let name = meta(object, "name").to_owned();
         let refusal = if service::wants_address(object) {
-            service::allocate(object, &taken).err()
+            service::allocate(object, &self.addresses).err()
         } else {
-            service::addresses(object).find(|address| taken.contains(address)).map(|address| {
+            service::addresses(object).find(|address| self.addresses.contains(address)).map(|address| {
                 let detail = "failed to allocate IP: provided IP is already allocated";
                 FieldError::invalid("spec.clusterIPs", &address.to_string(), detail)
             })
@@ -302,8 +306,11 @@ impl Registry {
     }
 
     fn erase(&mut self, resource: Resource, key: &Key, attempt: Attempt) {
-        if !attempt.dry_run {
-            self.store.remove(resource, key);
+        if !attempt.dry_run
+            && let Some(last) = self.store.remove(resource, key)
+            && resource == Resource::Services
+        {
+            self.forget_addresses(&last);
         }
     }
 
@@ -311,8 +318,20 @@ impl Registry {
         if attempt.dry_run {
             return object;
         }
+        if target.resource == Resource::Services {
+            if let Some(before) = self.store.get(target.resource, &Key::of(&object)).map(Arc::clone) {
+                self.forget_addresses(&before);
+            }
+            self.addresses.extend(service::addresses(&object));
+        }
         let stored = self.store.put(target.resource, convert::to_stored(target.resource, target.served, object));
         target.to_served(&stored)
+    }
+
+    fn forget_addresses(&mut self, service: &Value) {
+        for address in service::addresses(service) {
+            self.addresses.remove(&address);
+        }
     }
 }
 

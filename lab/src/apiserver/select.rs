@@ -37,18 +37,19 @@ struct FieldRule {
 }
 
 impl Selection {
-    /// Reads both selectors. `known_fields` are the field labels that the kind supports besides name and namespace.
+    /// Reads both selectors. `field_of` gives the stored field behind a field label of the kind, besides name and
+    /// namespace.
     pub(crate) fn parse(
         namespace: Option<&str>,
         labels: &str,
         fields: &str,
-        known_fields: &[&str],
+        field_of: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, Status> {
         Ok(Self {
             namespace: namespace.map(ToOwned::to_owned),
             labels: split_requirements(labels).map(LabelRule::parse).collect::<Result<_, _>>()?,
             fields: split_requirements(fields)
-                .map(|text| FieldRule::parse(text, known_fields))
+                .map(|text| FieldRule::parse(text, &field_of))
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -100,18 +101,20 @@ impl LabelRule {
 }
 
 impl FieldRule {
-    fn parse(text: &str, known_fields: &[&str]) -> Result<Self, Status> {
-        let (field, value, equal) = if let Some((field, value)) = text.split_once("!=") {
-            (field, value, false)
-        } else if let Some((field, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
-            (field, value, true)
+    fn parse(text: &str, field_of: impl Fn(&str) -> Option<String>) -> Result<Self, Status> {
+        let (label, value, equal) = if let Some((label, value)) = text.split_once("!=") {
+            (label, value, false)
+        } else if let Some((label, value)) = text.split_once("==").or_else(|| text.split_once('=')) {
+            (label, value, true)
         } else {
             return Err(Status::bad_request(format!("invalid selector: {text:?}; can't understand it")));
         };
-        let field = field.trim();
-        if !["metadata.name", "metadata.namespace"].contains(&field) && !known_fields.contains(&field) {
-            return Err(Status::bad_request(format!("field label not supported: {field}")));
-        }
+        let label = label.trim();
+        let field = match label {
+            "metadata.name" | "metadata.namespace" => Some(label.to_owned()),
+            _ => field_of(label),
+        };
+        let field = field.ok_or_else(|| Status::bad_request(format!("field label not supported: {label}")))?;
         Ok(Self { pointer: format!("/{}", field.replace('.', "/")), value: value.trim().to_owned(), equal })
     }
 
@@ -162,13 +165,17 @@ mod tests {
 
     use super::*;
 
+    fn mk_field(label: &str) -> Option<String> {
+        (label == "spec.type").then(|| label.to_owned())
+    }
+
     #[track_caller]
     fn check(labels: &str, fields: &str, matches: bool) {
         let object = json!({
             "metadata": { "name": "a", "namespace": "ns", "labels": { "app": "web", "example.com/tier": "front" } },
             "spec": { "type": "ClusterIP" },
         });
-        let selection = Selection::parse(Some("ns"), labels, fields, &["spec.type"]).unwrap();
+        let selection = Selection::parse(Some("ns"), labels, fields, mk_field).unwrap();
         assert_eq!(selection.matches(&object), matches, "{labels} {fields}");
     }
 
@@ -203,14 +210,14 @@ mod tests {
         check("", "metadata.name!=a", false);
         check("", "metadata.namespace=ns,spec.type=ClusterIP", true);
         check("", "spec.type=NodePort", false);
-        let status = Selection::parse(None, "", "spec.other=1", &["spec.type"]).unwrap_err();
+        let status = Selection::parse(None, "", "spec.other=1", mk_field).unwrap_err();
         assert_eq!(status.code(), 400);
     }
 
     #[test]
     fn a_selector_that_cannot_be_read_is_refused_and_not_ignored() {
         for selector in ["app within (a)", "=web", "app in web", "a b"] {
-            assert!(Selection::parse(None, selector, "", &[]).is_err(), "{selector}");
+            assert!(Selection::parse(None, selector, "", mk_field).is_err(), "{selector}");
         }
     }
 }

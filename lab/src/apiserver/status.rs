@@ -199,10 +199,14 @@ impl Status {
         Self::new(410, "Expired", format!("too old resource version: {asked} ({oldest})"))
     }
 
-    /// 410: a page of a list whose snapshot is no longer retained.
-    pub(crate) fn continue_too_old() -> Self {
-        let message = "The provided continue parameter is too old to display a consistent list result. You must start a \
-                       new list without the continue parameter.";
+    /// 410: a list, or a later page of one, that shows a version that is no longer retained.
+    pub(crate) fn list_too_old(is_later_page: bool) -> Self {
+        let message = if is_later_page {
+            "The provided continue parameter is too old to display a consistent list result. You must start a new list \
+             without the continue parameter."
+        } else {
+            "The resourceVersion for the provided list is too old."
+        };
         Self::new(410, "Expired", message)
     }
 

@@ -116,11 +116,12 @@ impl Store {
         self.shelf(resource).objects.iter()
     }
 
-    /// All objects of a kind as they were at `revision`, in key order. 410 when the history no longer reaches that far.
-    pub(crate) fn snapshot(&self, resource: Resource, revision: u64) -> Result<BTreeMap<Key, Arc<Value>>, Status> {
+    /// All objects of a kind as they were at `revision`, in key order; `None` when the history no longer reaches that
+    /// far.
+    pub(crate) fn snapshot(&self, resource: Resource, revision: u64) -> Option<BTreeMap<Key, Arc<Value>>> {
         let shelf = self.shelf(resource);
         if revision < shelf.dropped {
-            return Err(Status::continue_too_old());
+            return None;
         }
         let mut objects = shelf.objects.clone();
         for change in shelf.history.iter().rev().take_while(|change| change.revision > revision) {
@@ -129,7 +130,7 @@ impl Store {
                 None => objects.remove(&change.key()),
             };
         }
-        Ok(objects)
+        Some(objects)
     }
 
     /// The next changes of a kind after `revision`, oldest first, and the revision up to which they are complete. 410
@@ -208,7 +209,7 @@ mod tests {
         }
         let status = store.changes_after(Resource::ConfigMaps, start).unwrap_err();
         assert_eq!((status.code(), status.reason()), (410, "Expired"));
-        assert_eq!(store.snapshot(Resource::ConfigMaps, start).unwrap_err().code(), 410);
+        assert!(store.snapshot(Resource::ConfigMaps, start).is_none());
         let (changes, complete_to) = store.changes_after(Resource::ConfigMaps, start + 1).unwrap();
         assert_eq!((changes.len(), complete_to), (4, store.revision()));
     }

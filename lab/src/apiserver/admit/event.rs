@@ -57,6 +57,13 @@ pub(crate) fn from_core(event: &mut Value) {
     }
 }
 
+/// The core field behind a field label of events.k8s.io/v1: `regarding.name` selects `involvedObject.name`.
+pub(crate) fn core_field(label: &str) -> String {
+    let (first, rest) = label.split_once('.').map_or((label, ""), |(first, rest)| (first, rest));
+    let twin = TWINS.iter().find(|(_, events)| *events == first).map_or(first, |(core, _)| core);
+    if rest.is_empty() { twin.to_owned() } else { format!("{twin}.{rest}") }
+}
+
 fn rename(event: &mut Value, from: &str, to: &str) {
     if let Some(fields) = event.as_object_mut()
         && let Some(value) = fields.remove(from)
