@@ -12,6 +12,7 @@ mod fabric;
 pub mod fault;
 pub mod layout;
 mod need;
+mod netlink;
 pub mod netns;
 mod pod;
 mod prove;

@@ -7,7 +7,9 @@ mod programs;
 use anyhow::{Context, Result};
 
 use super::clock::now_ns;
-use super::{Node, World, in_parallel, tool};
+use super::netlink::Netlink;
+use super::netns::Netns;
+use super::{Node, World, in_parallel};
 use crate::load::wire::Done;
 
 pub use self::filter::Filter;
@@ -91,34 +93,37 @@ impl Fault for Together {
 /// Nodes lose their only cable: nothing on them hears or is heard, their agents included.
 #[derive(Debug)]
 pub struct Unplugged {
-    fabric: super::netns::Netns,
+    fabric: Netns,
     ports: Vec<String>,
+    links: Option<Netlink>,
 }
 
 impl Unplugged {
     /// Of these nodes.
     #[must_use]
     pub fn new(world: &World, nodes: &[&Node]) -> Unplugged {
-        Unplugged { fabric: world.fabric(), ports: nodes.iter().map(|node| node.fabric_port()).collect() }
+        let ports = nodes.iter().map(|node| node.fabric_port()).collect();
+        Unplugged { fabric: world.fabric(), ports, links: None }
     }
 
-    fn set(&self, state: &str) -> Result<Span> {
-        let script: String = self.ports.iter().map(|port| format!("link set {port} {state}\n")).collect();
-        let mut armed = self.fabric.within(|| tool::arm("ip", &["-batch", "-"], &script))??;
-        Span::around(|| {
-            armed.fire();
-            armed.finish()
-        })
+    fn set(&mut self, up: bool) -> Result<Span> {
+        let mut links = match self.links.take() {
+            Some(links) => links,
+            None => Netlink::to_links(&self.fabric)?,
+        };
+        let span = Span::around(|| self.ports.iter().try_for_each(|port| links.set_link(port, up)));
+        self.links = Some(links);
+        span
     }
 }
 
 impl Fault for Unplugged {
     fn inject(&mut self) -> Result<Span> {
-        self.set("down")
+        self.set(false)
     }
 
     fn heal(&mut self) -> Result<Span> {
-        self.set("up")
+        self.set(true)
     }
 }
 

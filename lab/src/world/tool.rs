@@ -2,20 +2,13 @@
 //! that quotes the tool. Nothing is parsed from their output.
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 
-/// A tool that was started and waits for the end of its script, so that only its real work lies between
-/// [`Armed::fire`] and its effect.
-#[derive(Debug)]
-pub(crate) struct Armed {
-    name: String,
-    child: Child,
-}
-
-/// Starts a tool in the calling thread's network namespace and hands it `script`, but not yet the script's end.
-pub(crate) fn arm(name: &str, args: &[&str], script: &str) -> Result<Armed> {
+/// Runs a tool to its end in the calling thread's network namespace.
+pub(crate) fn run(name: &str, args: &[&str], script: &str) -> Result<()> {
+    let failed = || format!("{name} {} with the script:\n{script}", args.join(" "));
     let mut child = Command::new(name)
         .args(args)
         .stdin(Stdio::piped())
@@ -23,31 +16,15 @@ pub(crate) fn arm(name: &str, args: &[&str], script: &str) -> Result<Armed> {
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {name}"))?;
-    let stdin = child.stdin.as_mut().context("the tool has no standard input")?;
-    stdin.write_all(script.as_bytes()).with_context(|| format!("cannot write to {name}"))?;
-    Ok(Armed { name: name.to_owned(), child })
-}
-
-impl Armed {
-    /// Ends the script; the tool acts now. Does not wait.
-    pub(crate) fn fire(&mut self) {
-        self.child.stdin.take();
+    let stdin = child.stdin.take().context("the tool has no standard input")?;
+    // A tool that stops reading early says why on its other output.
+    let written = { stdin }.write_all(script.as_bytes());
+    let output = child.wait_with_output().with_context(|| format!("cannot wait for {name}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        return Err(anyhow!("{name} failed ({}): {said}", output.status)).with_context(failed);
     }
-
-    /// Waits for the tool's end.
-    pub(crate) fn finish(mut self) -> Result<()> {
-        self.fire();
-        let output = self.child.wait_with_output().with_context(|| format!("cannot wait for {}", self.name))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        bail!("{} failed ({}): {}", self.name, output.status, String::from_utf8_lossy(&output.stderr).trim())
-    }
-}
-
-/// Runs a tool to its end in the calling thread's network namespace.
-pub(crate) fn run(name: &str, args: &[&str], script: &str) -> Result<()> {
-    arm(name, args, script)?.finish().with_context(|| format!("{name} {} with the script:\n{script}", args.join(" ")))
+    written.with_context(failed)
 }
 
 /// True when the tool can be started at all.

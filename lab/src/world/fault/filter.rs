@@ -1,20 +1,24 @@
 //! Faults of the path, as packet filter tables of their own. In: whose packets, and what becomes of them. Out: times.
-//! Each fault has one table per namespace; mending removes the table and touches no other.
+//! Each fault has one table per namespace, made when it is armed; a switch in it, which is a set that holds TCP or
+//! nothing, breaks and mends within microseconds and as often as wanted. Dropping the fault removes its tables.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::super::netlink::Netlink;
 use super::super::netns::Netns;
-use super::super::tool::{self, Armed};
-use super::super::{Node, Pod};
+use super::super::{Node, Pod, in_parallel, tool};
 use super::{Fault, Span};
-use crate::world::clock::now_ns;
 
 /// Names tables, so that two filters in one namespace never meet.
 static NEXT_TABLE: AtomicU64 = AtomicU64::new(1);
+
+/// The set's name and, as an nft type `inet_proto`, its one possible element: IPPROTO_TCP.
+const SWITCH: &str = "broken";
+const TCP: [u8; 1] = [6];
 
 /// One rule set in several namespaces.
 #[derive(Debug)]
@@ -22,7 +26,8 @@ pub struct Filter {
     places: Vec<Netns>,
     table: String,
     chains: String,
-    armed: Vec<Armed>,
+    /// One per place, once the tables are there.
+    switches: Vec<Netlink>,
 }
 
 /// A node's chains for what it forwards and what it sends itself, as its agent's checks do.
@@ -36,7 +41,7 @@ impl Filter {
     /// TCP to these pods is dropped without a word, right before them.
     #[must_use]
     pub fn blackhole(pods: &[&Pod]) -> Filter {
-        Filter::new(netns_of_pods(pods), &IN_PODS, &["iifname \"eth0\" meta l4proto tcp drop".to_owned()])
+        Filter::new(netns_of_pods(pods), &IN_PODS, &["iifname \"eth0\" drop".to_owned()])
     }
 
     /// `permille` of the new connections to these pods are refused with RST, at random; 1000 are all.
@@ -53,7 +58,7 @@ impl Filter {
         let rules: Vec<String> = pods
             .iter()
             .flat_map(|pod| [format!("ip daddr {}", pod.address()), format!("ip6 daddr {}", pod.address_v6())])
-            .map(|matches| format!("{matches} meta l4proto tcp reject with icmpx type host-unreachable"))
+            .map(|matches| format!("{matches} reject with icmpx type host-unreachable"))
             .collect();
         Filter::new(netns_of_nodes(nodes), &ON_NODES, &rules)
     }
@@ -78,50 +83,60 @@ impl Filter {
     }
 
     fn new(places: Vec<Netns>, hooks: &[(&str, &str)], rules: &[String]) -> Filter {
-        let mut chains = String::new();
+        let mut chains = format!("  set {SWITCH} {{\n    type inet_proto\n  }}\n");
         for (chain, hook) in hooks {
             writeln!(chains, "  chain {chain} {{\n    type filter hook {hook} priority 0; policy accept;")
-                .and_then(|()| rules.iter().try_for_each(|rule| writeln!(chains, "    {rule}")))
+                .and_then(|()| rules.iter().try_for_each(|rule| writeln!(chains, "    meta l4proto @{SWITCH} {rule}")))
                 .and_then(|()| writeln!(chains, "  }}"))
                 .expect("writing to a String cannot fail");
         }
         let table = format!("fault{}", NEXT_TABLE.fetch_add(1, Ordering::Relaxed));
-        Filter { places, table, chains, armed: Vec::new() }
+        Filter { places, table, chains, switches: Vec::new() }
     }
 
-    /// All tools are started before the first one is let go.
-    fn arm_with(&self, script: &str) -> Result<Vec<Armed>> {
-        let one = |place: &Netns| place.within(|| tool::arm("nft", &["-f", "-"], script))?;
-        self.places.iter().map(one).collect()
+    /// Replaces what an earlier attempt may have left, so that it can be tried again.
+    fn make_tables(&self) -> Result<()> {
+        let table = &self.table;
+        let script =
+            format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{}}}\n", self.chains);
+        in_parallel(&self.places, |place| place.within(|| tool::run("nft", &["-f", "-"], &script))?)
+    }
+
+    fn switch(&mut self, broken: bool) -> Result<Span> {
+        Span::around(|| {
+            self.switches.iter_mut().try_for_each(|switch| switch.set_element(&self.table, SWITCH, &TCP, broken))
+        })
     }
 }
 
 impl Fault for Filter {
     fn arm(&mut self) -> Result<()> {
-        let script = format!("table inet {} {{\n{}}}\n", self.table, self.chains);
-        self.armed = self.arm_with(&script)?;
+        if self.switches.is_empty() {
+            self.make_tables()?;
+            self.switches = self.places.iter().map(Netlink::to_filter).collect::<Result<_>>()?;
+        }
         Ok(())
     }
 
     fn inject(&mut self) -> Result<Span> {
-        if self.armed.is_empty() {
-            self.arm()?;
-        }
-        fire(std::mem::take(&mut self.armed))
+        self.arm()?;
+        self.switch(true)
     }
 
     fn heal(&mut self) -> Result<Span> {
-        fire(self.arm_with(&format!("delete table inet {}\n", self.table))?)
+        self.switch(false)
     }
 }
 
-fn fire(mut armed: Vec<Armed>) -> Result<Span> {
-    let first_ns = now_ns();
-    armed.iter_mut().for_each(Armed::fire);
-    let results: Vec<_> = armed.into_iter().map(Armed::finish).collect();
-    let last_ns = now_ns();
-    results.into_iter().collect::<Result<Vec<()>>>().context("a packet filter could not be changed")?;
-    Ok(Span { first_ns, last_ns })
+impl Drop for Filter {
+    fn drop(&mut self) {
+        if self.switches.is_empty() {
+            return;
+        }
+        // The world may be gone already, and its namespaces with it.
+        let script = format!("delete table inet {}\n", self.table);
+        in_parallel(&self.places, |place| place.within(|| tool::run("nft", &["-f", "-"], &script))?).ok();
+    }
 }
 
 fn to_endpoint(endpoint: SocketAddr) -> String {
