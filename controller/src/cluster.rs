@@ -1,0 +1,243 @@
+//! What the cluster says: watches of TrafficSplits, Services and EndpointSlices.
+//!
+//! In: a client of the API server. Out: [`Observation`]s on one bounded channel, and [`Progress`] for /ready. Each watch is
+//! a task that retries for ever: a cluster that cannot be watched leaves the last facts standing and says so. Deliberately
+//! no filter by relevance (the core knows what it needs) and no write.
+
+mod endpoints;
+mod service;
+mod split;
+mod version;
+mod watch;
+
+use std::collections::BTreeSet;
+
+use controller_core::Input;
+use controller_core::facts::ObjectId;
+use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{Api, DynamicObject};
+use kube::runtime::watcher;
+use kube::{Client, ResourceExt};
+use tokio::sync::{mpsc, watch as cell};
+
+pub(crate) use version::SplitVersion;
+
+use crate::clock;
+use crate::record::Place;
+use crate::state::progress::{Progress, Watch};
+pub(crate) use watch::Chain;
+use watch::{Cache, Ended};
+
+/// Name of the agents' headless Service: its ready endpoints are the nodes that an agent runs on.
+const AGENTS_SERVICE: &str = "splitsecond-agent";
+
+/// How long the server may hold a watch, in seconds. The client notices a connection that died in silence a little later
+/// than that; resuming a watch costs one request, so it is short against the usual 290 s.
+const WATCH_SECONDS: u32 = 30;
+
+/// One fact from the cluster.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    /// For the core.
+    pub(crate) input: Input,
+    /// Which object it was, where it is about a split: an Event on it has to say so.
+    pub(crate) object: Option<SplitObject>,
+}
+
+/// A TrafficSplit as an Event refers to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SplitObject {
+    /// `metadata.uid`.
+    pub(crate) uid: String,
+    /// `metadata.resourceVersion`.
+    pub(crate) resource_version: String,
+    /// What it has of annotations at that version.
+    pub(crate) place: Place,
+}
+
+impl From<Input> for Observation {
+    fn from(input: Input) -> Self {
+        Self { input, object: None }
+    }
+}
+
+/// What every watch needs.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    /// One client for all watches and lists; writes have their own.
+    pub(crate) client: Client,
+    /// Where facts go.
+    pub(crate) observations: mpsc::Sender<Observation>,
+    /// Who is told how far we are.
+    pub(crate) progress: std::sync::Arc<Progress>,
+}
+
+impl Cluster {
+    /// Watches the splits that match `selector`, once the server serves them, and publishes in which version.
+    pub(crate) async fn watch_splits(self, selector: String, version: cell::Sender<Option<SplitVersion>>) {
+        let mut splits = Splits::default();
+        loop {
+            let served = version::negotiate(&self.client, &self.progress).await;
+            version.send_replace(Some(served));
+            let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &served.resource());
+            let config = config().labels(&selector);
+            match watch::run(api, config, &mut splits, Watch::TrafficSplits, &self).await {
+                Ended::NotServed => {}
+                Ended::NobodyListens => return,
+            }
+        }
+    }
+
+    /// Watches all Services.
+    pub(crate) async fn watch_services(self) {
+        let api: Api<Service> = Api::all(self.client.clone());
+        let mut services = Services::default();
+        while let Ended::NotServed = watch::run(api.clone(), config(), &mut services, Watch::Services, &self).await {}
+    }
+
+    /// Watches all EndpointSlices; those of the agents' Service in `namespace` also say which agents to expect.
+    pub(crate) async fn watch_endpoints(self, namespace: String) {
+        let api: Api<EndpointSlice> = Api::all(self.client.clone());
+        let mut endpoints = Endpoints {
+            slices: endpoints::Slices::default(),
+            agents: ObjectId::new(namespace, AGENTS_SERVICE),
+            expected: None,
+        };
+        while let Ended::NotServed =
+            watch::run(api.clone(), config(), &mut endpoints, Watch::EndpointSlices, &self).await
+        {}
+    }
+}
+
+fn config() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH_SECONDS)
+}
+
+/// The splits that were there last.
+#[derive(Default)]
+struct Splits {
+    known: BTreeSet<ObjectId>,
+}
+
+impl Cache for Splits {
+    type Object = DynamicObject;
+
+    fn id(object: &DynamicObject) -> Option<ObjectId> {
+        split::id(object)
+    }
+
+    fn on_object(&mut self, object: &DynamicObject) -> Vec<Observation> {
+        let Some(id) = split::id(object) else { return Vec::new() };
+        self.known.insert(id.clone());
+        let reference = SplitObject {
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+            place: Place::of(object.metadata.annotations.as_ref()),
+        };
+        let input = match split::facts(object, clock::wall()) {
+            Ok(facts) => Input::Split(id, facts),
+            Err(fault) => {
+                tracing::warn!(namespace = %id.namespace, split = %id.name, error = %fault, "TrafficSplit cannot be understood");
+                Input::SplitInvalid { split: id, fault }
+            }
+        };
+        vec![Observation { input, object: Some(reference) }]
+    }
+
+    fn on_gone(&mut self, object: &DynamicObject) -> Vec<Observation> {
+        let gone = split::id(object).filter(|id| self.known.remove(id));
+        gone.map(|id| Input::SplitGone(id).into()).into_iter().collect()
+    }
+
+    fn on_listed(&mut self, listed: &BTreeSet<ObjectId>) -> Vec<Observation> {
+        watch::forget(&mut self.known, listed).into_iter().map(|id| Input::SplitGone(id).into()).collect()
+    }
+}
+
+/// The Services that were there last.
+#[derive(Default)]
+struct Services {
+    known: BTreeSet<ObjectId>,
+}
+
+impl Cache for Services {
+    type Object = Service;
+
+    fn id(object: &Service) -> Option<ObjectId> {
+        Some(ObjectId::new(object.namespace()?, object.metadata.name.clone()?))
+    }
+
+    fn on_object(&mut self, object: &Service) -> Vec<Observation> {
+        let Some(id) = Self::id(object) else { return Vec::new() };
+        self.known.insert(id.clone());
+        vec![Input::Service(id, service::facts(object)).into()]
+    }
+
+    fn on_gone(&mut self, object: &Service) -> Vec<Observation> {
+        let gone = Self::id(object).filter(|id| self.known.remove(id));
+        gone.map(|id| Input::ServiceGone(id).into()).into_iter().collect()
+    }
+
+    fn on_listed(&mut self, listed: &BTreeSet<ObjectId>) -> Vec<Observation> {
+        watch::forget(&mut self.known, listed).into_iter().map(|id| Input::ServiceGone(id).into()).collect()
+    }
+}
+
+/// The endpoints that were there last, and the agents among them.
+struct Endpoints {
+    slices: endpoints::Slices,
+    agents: ObjectId,
+    /// What was said last; `None` before anything was.
+    expected: Option<BTreeSet<String>>,
+}
+
+impl Endpoints {
+    fn observations(&mut self, changed: Vec<endpoints::Changed>) -> Vec<Observation> {
+        let agents_changed = changed.iter().any(|(service, _)| *service == self.agents);
+        let mut observations: Vec<Observation> =
+            changed.into_iter().map(|(service, endpoints)| Input::Endpoints(service, endpoints).into()).collect();
+        if agents_changed {
+            observations.extend(self.expect());
+        }
+        observations
+    }
+
+    fn expect(&mut self) -> Option<Observation> {
+        let nodes = Some(self.slices.nodes(&self.agents));
+        if nodes == self.expected {
+            return None;
+        }
+        self.expected = nodes;
+        self.expected.clone().map(|nodes| Input::ExpectedAgents(nodes).into())
+    }
+}
+
+impl Cache for Endpoints {
+    type Object = EndpointSlice;
+
+    fn id(object: &EndpointSlice) -> Option<ObjectId> {
+        endpoints::id(object)
+    }
+
+    fn on_object(&mut self, object: &EndpointSlice) -> Vec<Observation> {
+        let changed = self.slices.on_slice(object);
+        self.observations(changed)
+    }
+
+    fn on_gone(&mut self, object: &EndpointSlice) -> Vec<Observation> {
+        let changed = self.slices.on_gone(object);
+        self.observations(changed)
+    }
+
+    fn on_listed(&mut self, listed: &BTreeSet<ObjectId>) -> Vec<Observation> {
+        let changed = self.slices.on_listed(listed);
+        let mut observations = self.observations(changed);
+        // Said once even when the Service is not there: "no agents" is a fact, "not looked yet" is not.
+        observations.extend(self.expect());
+        observations
+    }
+}
+
+#[cfg(test)]
+mod tests;
