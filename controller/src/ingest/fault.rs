@@ -1,0 +1,73 @@
+//! What can be wrong with a connection or a stream of an agent. Pure.
+//!
+//! In: nothing. Out: one sentence for the log and one of a closed set of kinds for the metric. It deliberately carries no
+//! payload: what a stranger sends does not belong in a log.
+
+use std::io;
+
+use probe_common::wire::DecodeError;
+
+use super::HELLO_TIMEOUT;
+
+/// Who repairs it stands with each; the agent reconnects in any case.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The operator: more descriptors. Nothing to do when it passes.
+    #[error("a connection could not be accepted: {0}")]
+    Accept(#[source] io::Error),
+    /// The operator, if it is an agent's address.
+    #[error("its address is neither loopback nor in --insecure-ingest-from")]
+    Address,
+    /// Nobody, unless it lasts.
+    #[error("too many connections, or too many without a Hello")]
+    Connections,
+    /// Whoever speaks something else than HTTP/2 to this port.
+    #[error("it does not speak HTTP/2 as it should: {0}")]
+    Transport(String),
+    /// The network, or a stalled node.
+    #[error("it did not answer a PING in time")]
+    KeepAlive,
+    /// The agent's author.
+    #[error("no stream of it said Hello within {HELLO_TIMEOUT:?}")]
+    NoHello,
+    /// The agent's author.
+    #[error("it asked for something else than POST /v1/stream")]
+    Request,
+    /// The agent's author.
+    #[error("its first frame is not a Hello")]
+    FirstFrame,
+    /// The agent's author.
+    #[error("it said Hello a second time")]
+    SecondHello,
+    /// The agent's author.
+    #[error("its Hello names no Kubernetes node")]
+    NodeName,
+    /// Whoever runs versions that do not go together.
+    #[error("{0}")]
+    Decode(#[source] DecodeError),
+    /// The agent's author: the frame is passed over, the stream goes on.
+    #[error("{0}")]
+    Payload(#[source] DecodeError),
+}
+
+impl Fault {
+    /// Its name in metrics and logs.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Accept(_) => "accept",
+            Self::Address => "address",
+            Self::Connections => "connections",
+            Self::Transport(_) => "transport",
+            Self::KeepAlive => "keep-alive",
+            Self::NoHello => "no-hello",
+            Self::Request => "request",
+            Self::FirstFrame => "first-frame",
+            Self::SecondHello => "second-hello",
+            Self::NodeName => "node-name",
+            Self::Decode(DecodeError::Version(_)) => "version",
+            Self::Decode(DecodeError::TooLarge { .. }) => "too-large",
+            Self::Decode(DecodeError::Truncated { .. }) => "truncated",
+            Self::Decode(DecodeError::Payload { .. }) | Self::Payload(_) => "payload",
+        }
+    }
+}
