@@ -1,0 +1,317 @@
+//! The loop that owns the core: one input at a time, then everything that the core wants.
+//!
+//! In: facts of the cluster, frames, answers to writes, readers, and the core's own deadline. Out: writes, frames, Events,
+//! transitions. Time never runs backwards here: a frame carries the time at which it was decoded, and a later input may have
+//! overtaken it. Deliberately no policy: every `if` in this file is about delivery.
+
+mod counters;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use controller_core::facts::ObjectId;
+use controller_core::input::WriteOutcome;
+use controller_core::output::{Freshness, Transition, TransitionKind, Write};
+use controller_core::{Core, Input, Output, Time};
+use probe_common::wire::ControllerFrame;
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+pub(super) use counters::Counters;
+
+use super::Inlets;
+use super::objects::Objects;
+use crate::clock;
+use crate::cluster::{Observation, SplitObject};
+use crate::ingest::Arrival;
+use crate::state::json::{cause_name, kind_name};
+use crate::state::{AgentRow, Ask, SNAPSHOT_AGE, Snapshot, View};
+use crate::write::counters::{Counters as WriteCounters, direction_name};
+use crate::write::event::{Announcement, FAILOVER, announce};
+use crate::write::{Job, Written};
+
+/// Frames that are taken before a deadline is acted upon: an agent whose report waits here is not silent. More than these
+/// wait no longer than the next turn.
+const FRAMES_BEFORE_DEADLINE: usize = 256;
+
+/// Longest sleep without a deadline; waking up for nothing once a minute costs nothing.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// See the file's header.
+pub(super) struct Turn {
+    core: Core,
+    now: fn() -> Time,
+    /// The time of the last input.
+    latest: Time,
+    objects: Objects,
+    agents: BTreeMap<String, Agent>,
+    jobs: Option<mpsc::Sender<Job>>,
+    announcements: Option<mpsc::Sender<Announcement>>,
+    counters: Counters,
+    write_counters: WriteCounters,
+    view: Arc<View>,
+    snapshot: Arc<Snapshot>,
+}
+
+/// What the shell knows of an agent.
+struct Agent {
+    freshness: Freshness,
+    stream: Option<Downstream>,
+}
+
+struct Downstream {
+    number: u64,
+    began: Time,
+    frames: mpsc::Sender<ControllerFrame>,
+}
+
+impl Turn {
+    pub(super) fn new(
+        config: controller_core::Config,
+        now: fn() -> Time,
+        jobs: mpsc::Sender<Job>,
+        announcements: mpsc::Sender<Announcement>,
+        (counters, write_counters): (Counters, WriteCounters),
+        view: Arc<View>,
+    ) -> Self {
+        Self {
+            core: Core::new(config),
+            now,
+            latest: Time(0),
+            objects: Objects::default(),
+            agents: BTreeMap::new(),
+            jobs: Some(jobs),
+            announcements: Some(announcements),
+            counters,
+            write_counters,
+            view,
+            snapshot: Arc::default(),
+        }
+    }
+
+    /// Turns until nobody brings inputs any more.
+    pub(super) async fn run(&mut self, inlets: &mut Inlets) {
+        loop {
+            let wait = self.core.deadline().map_or(IDLE, |deadline| deadline.since((self.now)()));
+            tokio::select! {
+                Some(written) = inlets.written.recv() => self.on_written(written),
+                Some(arrival) = inlets.arrivals.recv() => self.on_arrival(arrival),
+                Some(observation) = inlets.observations.recv() => self.on_observation(observation),
+                Some(ask) = inlets.asks.recv() => self.on_ask(&ask),
+                () = tokio::time::sleep(wait) => self.on_deadline(inlets),
+                else => return,
+            }
+        }
+    }
+
+    /// Takes the answers to the writes under way; asks for no more.
+    pub(super) async fn finish(&mut self, inlets: &mut Inlets) {
+        self.jobs = None;
+        while let Some(written) = inlets.written.recv().await {
+            self.on_written(written);
+        }
+        self.announcements = None;
+    }
+
+    fn on_deadline(&mut self, inlets: &mut Inlets) {
+        for _ in 0..FRAMES_BEFORE_DEADLINE {
+            let Ok(arrival) = inlets.arrivals.try_recv() else { break };
+            self.on_arrival(arrival);
+        }
+        self.latest = self.latest.max((self.now)());
+        self.core.handle_timeout(self.latest);
+        self.deliver();
+    }
+
+    fn on_observation(&mut self, Observation { input, object }: Observation) {
+        match (&input, object) {
+            (Input::Split(id, _) | Input::SplitInvalid { split: id, .. }, Some(object)) => {
+                self.objects.on_object(id.clone(), object);
+            }
+            (Input::SplitGone(id), _) => self.objects.on_gone(id),
+            (Input::ExpectedAgents(nodes), _) => {
+                self.agents.retain(|node, agent| agent.stream.is_some() || nodes.contains(node));
+            }
+            _ => {}
+        }
+        self.handle(input, (self.now)());
+    }
+
+    fn on_arrival(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Began { node, stream: number, downstream: frames } => {
+                let agent = self.agents.entry(node).or_insert(Agent { freshness: Freshness::Unknown, stream: None });
+                // An older stream of the node ends here, with its sender.
+                if agent.stream.as_ref().is_none_or(|known| known.number < number) {
+                    agent.stream = Some(Downstream { number, began: (self.now)(), frames });
+                }
+            }
+            Arrival::Frame { node, stream, frame, decoded } => {
+                self.handle(Input::Agent { node, stream, frame }, decoded)
+            }
+            Arrival::Ended { node, stream } => {
+                self.let_go(&node, stream);
+                self.handle(Input::AgentGone { node, stream }, (self.now)());
+            }
+        }
+    }
+
+    fn on_written(&mut self, Written { write, outcome, place }: Written) {
+        let elapsed_ms = u64::try_from((self.now)().since(write.decided).as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            namespace = write.split.namespace,
+            split = write.split.name,
+            direction = direction_name(write.direction),
+            cause = cause_name(write.cause),
+            outcome = ?outcome,
+            elapsed_ms,
+            "Write ended"
+        );
+        if let WriteOutcome::Applied { resource_version, .. } = &outcome {
+            let object = SplitObject {
+                uid: write.uid.clone(),
+                resource_version: resource_version.clone(),
+                place: place.unwrap_or_default(),
+            };
+            self.objects.on_object(write.split.clone(), object.clone());
+            if let Some(note) = &write.event {
+                self.announce(&write.split, object, FAILOVER, note.clone());
+            }
+        }
+        self.handle(Input::WriteDone { id: write.id, outcome }, (self.now)());
+    }
+
+    fn on_ask(&mut self, ask: &Ask) {
+        let now = (self.now)();
+        if now.since(self.snapshot.at) >= SNAPSHOT_AGE {
+            self.snapshot = Arc::new(self.look(now));
+        }
+        // A reader that has stopped waiting takes the next one.
+        ask.try_send(Arc::clone(&self.snapshot)).ok();
+    }
+
+    fn look(&self, now: Time) -> Snapshot {
+        let row = |(node, agent): (&String, &Agent)| AgentRow {
+            node: node.clone(),
+            freshness: agent.freshness,
+            stream: agent.stream.as_ref().map(|stream| (stream.number, stream.began)),
+        };
+        let explain = |id: &ObjectId| self.core.explain(id, now).map(|explanation| (id.clone(), explanation));
+        Snapshot {
+            at: now,
+            splits: self.objects.ids().filter_map(explain).collect(),
+            agents: self.agents.iter().map(row).collect(),
+        }
+    }
+
+    fn handle(&mut self, input: Input, at: Time) {
+        self.latest = self.latest.max(at);
+        self.core.handle(input, self.latest);
+        self.deliver();
+    }
+
+    /// Carries out every wish of the core.
+    fn deliver(&mut self) {
+        while let Some(output) = self.core.poll() {
+            match output {
+                Output::Write(write) => self.write(write),
+                Output::Send { node, stream, frame } => self.send(&node, stream, frame),
+                Output::Notice { split, reason, note } => {
+                    let object = self.objects.latest(&split).cloned().unwrap_or_default();
+                    self.announce(&split, object, reason.as_str(), note);
+                }
+                Output::Transition(transition) => self.on_transition(transition),
+            }
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        let Some(jobs) = &self.jobs else { return };
+        let id = write.id;
+        // Every version that the core knows was observed or answered here; one that is not would be guarded by a guess.
+        let refused = match self.objects.place(&write.split, &write.resource_version) {
+            None => Some(WriteOutcome::Conflict),
+            Some(place) => match jobs.try_send(Job { write, place }) {
+                Ok(()) => None,
+                Err(TrySendError::Full(_)) => Some(WriteOutcome::Failed("too many writes are under way".to_owned())),
+                Err(TrySendError::Closed(_)) => Some(WriteOutcome::Failed("the writer is gone".to_owned())),
+            },
+        };
+        if let Some(outcome) = refused {
+            self.core.handle(Input::WriteDone { id, outcome }, self.latest);
+        }
+    }
+
+    fn send(&mut self, node: &str, stream: u64, frame: ControllerFrame) {
+        let known = self.agents.get(node).and_then(|agent| agent.stream.as_ref());
+        let Some(downstream) = known.filter(|known| known.number == stream) else { return };
+        if downstream.frames.try_send(frame).is_err() {
+            tracing::warn!(node, stream, "Agent does not read what it is sent: its stream is ended");
+            self.counters.overrun();
+            self.let_go(node, stream);
+        }
+    }
+
+    /// Drops the way back to a stream, which ends it.
+    fn let_go(&mut self, node: &str, stream: u64) {
+        if let Some(agent) = self.agents.get_mut(node)
+            && agent.stream.as_ref().is_some_and(|known| known.number == stream)
+        {
+            agent.stream = None;
+        }
+    }
+
+    fn announce(&self, split: &ObjectId, object: SplitObject, reason: &'static str, note: String) {
+        let Some(queue) = &self.announcements else { return };
+        let announcement = Announcement { split: split.clone(), object, reason, note, at: clock::wall() };
+        announce(queue, &self.write_counters, announcement);
+    }
+
+    fn on_transition(&mut self, transition: Transition) {
+        if let TransitionKind::Agent { node, freshness } = &transition.kind
+            && let Some(agent) = self.agents.get_mut(node)
+        {
+            agent.freshness = *freshness;
+        }
+        self.counters.on_transition(&transition);
+        log(&transition);
+        self.view.on_transition(transition);
+    }
+}
+
+fn log(transition: &Transition) {
+    let namespace = transition.split.as_ref().map(|split| split.namespace.as_str());
+    let split = transition.split.as_ref().map(|split| split.name.as_str());
+    let kind = kind_name(&transition.kind);
+    match &transition.kind {
+        TransitionKind::Reported { backend, node, destination, .. } => {
+            tracing::debug!(namespace, split, backend, node, %destination, kind, "Failures were reported");
+        }
+        TransitionKind::Suspect { backend }
+        | TransitionKind::Cleared { backend }
+        | TransitionKind::Condemned { backend, .. } => {
+            tracing::info!(namespace, split, backend, kind, "Backend changed");
+        }
+        TransitionKind::Held { backend, guard } => {
+            tracing::info!(namespace, split, backend, kind, reason = guard.as_str(), "Traffic is held where it is");
+        }
+        TransitionKind::Decided { write, direction, cause } => {
+            let (direction, cause) = (direction_name(*direction), cause_name(*cause));
+            tracing::info!(namespace, split, write = write.0, direction, cause, kind, "Write was decided");
+        }
+        TransitionKind::Acknowledged { write, direction } => {
+            let direction = direction_name(*direction);
+            tracing::debug!(namespace, split, write = write.0, direction, kind, "Write was acknowledged");
+        }
+        TransitionKind::NotApplied { write, error } => {
+            tracing::warn!(namespace, split, write = write.0, kind, error, "Write was not applied");
+        }
+        TransitionKind::Agent { node, freshness } => {
+            tracing::info!(node, freshness = freshness.as_str(), kind, "Agent changed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
