@@ -81,6 +81,7 @@ pub struct Resolver {
     hot: BTreeMap<SocketAddr, u32>,
     touched: BTreeSet<SocketAddr>,
     touched_by_splits: BTreeSet<SocketAddr>,
+    revision: u64,
 }
 
 /// What one object contributes.
@@ -130,6 +131,7 @@ impl Resolver {
         {
             return;
         }
+        self.revision += 1;
         self.forget(&key);
         let service = Arc::new(addresses.service.clone());
         for &to in &destinations {
@@ -227,15 +229,31 @@ impl Resolver {
         self.services.get(&to).into_iter().flatten().map(AsRef::as_ref).collect()
     }
 
-    /// The backends of splits that a destination serves: the split and the leaf Service's name.
+    /// The backends that each hot destination serves, as `namespace/split/service`.
     #[must_use]
-    pub fn backends_of(&self, to: SocketAddr) -> BTreeSet<(&ObjectName, &str)> {
-        let splits = self.streams.values().flat_map(|stream| &stream.splits);
-        splits
-            .flat_map(|(name, split)| split.backends.iter().map(move |backend| (name, backend)))
-            .filter(|(_, backend)| backend.destinations.iter().any(|watched| canonical(watched.to) == to))
-            .map(|(name, backend)| (name, backend.service.as_str()))
-            .collect()
+    pub fn backends(&self) -> BTreeMap<SocketAddr, BTreeSet<String>> {
+        let mut backends: BTreeMap<SocketAddr, BTreeSet<String>> = BTreeMap::new();
+        for (name, split) in self.streams.values().flat_map(|stream| &stream.splits) {
+            for backend in &split.backends {
+                for watched in &backend.destinations {
+                    let text = format!("{}/{}/{}", name.namespace, name.name, backend.service);
+                    backends.entry(canonical(watched.to)).or_default().insert(text);
+                }
+            }
+        }
+        backends
+    }
+
+    /// Rises with every change of what a destination is or serves.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Makes every destination a change again: for a probe that was just loaded and counts nothing.
+    pub fn touch_all(&mut self) {
+        self.touched_by_splits.extend(self.hot.keys());
+        self.touched.extend(self.services.keys());
     }
 
     /// Splits known, each once however many controllers told it.
@@ -246,6 +264,7 @@ impl Resolver {
 
     fn forget(&mut self, key: &(Kind, ObjectName)) {
         let Some(named) = self.objects.remove(key) else { return };
+        self.revision += 1;
         for to in named.destinations {
             if let Some(services) = self.services.get_mut(&to) {
                 if let Some(position) = services.iter().position(|service| Arc::ptr_eq(service, &named.service)) {
@@ -265,6 +284,7 @@ impl Resolver {
         if named.is_empty() {
             return;
         }
+        self.revision += 1;
         let mut wanted: BTreeMap<SocketAddr, u32> = BTreeMap::new();
         for split in self.streams.values().flat_map(|stream| stream.splits.values()) {
             for (to, late_slots) in watched(split).filter(|(to, _)| named.contains(to)) {
@@ -467,6 +487,18 @@ mod tests {
         resolver.on_splits_sent(two);
         resolver.retain_controllers(&BTreeSet::from([two]));
         check(&mut resolver, &[(ONE, Wanted::Nothing)]);
+    }
+
+    #[test]
+    fn the_names_behind_a_destination_are_known() {
+        let mut resolver = Resolver::default();
+        resolver.on_split(controllers().0, mk_split("a", &[(ONE, 25)]));
+        resolver.on_split(controllers().1, mk_split("a", &[(ONE, 25)]));
+        assert_eq!(resolver.backends()[&mk_to(ONE)], BTreeSet::from(["shop/a/leaf".to_owned()]));
+        assert_eq!(resolver.splits(), 1);
+        resolver.take_changes(100);
+        resolver.touch_all();
+        check(&mut resolver, &[(ONE, HOT)]);
     }
 
     #[test]

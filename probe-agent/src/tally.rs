@@ -226,9 +226,7 @@ impl Tally {
         let failures = row.failed() + row.reset;
         if failures > 0 {
             let (clients, first) = self.windows(snapshot);
-            // One hash, folded: the slots keep 32 bits of it, the windows 64.
-            let folded = (clients | clients >> 32) as u32;
-            let distinct = clients.count_ones().max((folded | ages.clients).count_ones());
+            let distinct = clients.count_ones().max((halved(clients) | ages.clients).count_ones());
             row.clients = distinct.clamp(1, u32::try_from(failures).unwrap_or(u32::MAX));
             row.first = earliest(first, (newly_late > 0).then(|| self.first_late(ages)));
         }
@@ -277,6 +275,11 @@ fn sum(per_cpu: &[Hot]) -> (Counts, u64) {
     }
     let late_ends = sum.established_late + sum.cancelled_late + sum.failed_late.iter().sum::<u64>();
     (sum, late_ends)
+}
+
+/// The 64 bits of a window as the 32 bits that a slot keeps: the kernel takes the upper 6 or 5 bits of one hash.
+fn halved(clients: u64) -> u32 {
+    (0..32).filter(|bit| clients >> (2 * bit) & 0b11 != 0).fold(0, |halved, bit| halved | 1 << bit)
 }
 
 const fn begin_of(slot: u32) -> u64 {

@@ -120,7 +120,8 @@ mod tests {
             "addressType": "IPv4", "ports": [{"port": 80}], "endpoints": [{"addresses": ["198.18.0.1"]}],
         });
         assert_eq!(mk_slice(json!({}), endpoints), None);
-        let names = json!({"addressType": "FQDN", "ports": [{"port": 80}], "endpoints": [{"addresses": ["example.org"]}]});
+        let names =
+            json!({"addressType": "FQDN", "ports": [{"port": 80}], "endpoints": [{"addresses": ["example.org"]}]});
         assert_eq!(mk_slice(json!({"kubernetes.io/service-name": "a"}), names), None);
     }
 }

@@ -86,7 +86,7 @@ impl Kernel {
         if hot.slots[position] == 0 || abi::cell_epoch(hot.slots[position]) != abi::epoch_of(slot) {
             hot.slot_clients[position] = 0;
         }
-        hot.slot_clients[position] |= 1 << (attempt.client % 32);
+        hot.slot_clients[position] |= 1 << (attempt.client % 64 / 2);
         self.change(attempt.cpus.0, slot, slot, 1);
     }
 
@@ -136,12 +136,12 @@ impl Kernel {
         let round = self.round;
         self.round += 1;
         let mut copy = [Hot::ZERO; CPUS];
-        for cpu in 0..CPUS {
+        for (cpu, copy) in copy.iter_mut().enumerate() {
             self.run_until(before_ns + 1_000 + cpu as u64 * 5_000);
-            copy[cpu] = self.hot[cpu];
+            *copy = self.hot[cpu];
             self.run_until(before_ns + 3_000 + cpu as u64 * 5_000);
-            copy[cpu].slots = self.hot[cpu].slots;
-            copy[cpu].slot_clients = self.hot[cpu].slot_clients;
+            copy.slots = self.hot[cpu].slots;
+            copy.slot_clients = self.hot[cpu].slot_clients;
         }
         (round, before_ns + 20_000, copy)
     }
@@ -304,6 +304,18 @@ fn clients_of_all_cpus_are_united() {
     let row = tally.read(&read_of(4, 5, &per_cpu), 0).row;
     assert_eq!((row.refused, row.clients), (6, 3));
     assert_eq!(row.first, Some(First { started_ns: 99, failed_ns: 200 }));
+}
+
+#[test]
+fn a_client_that_is_refused_and_late_is_one_client() {
+    let attempt = |at_ns, end| Attempt { start_ns: EPOCH_NS + at_ns, length_ns: 60_000, cpus: (0, 1), end, client: 37 };
+    let refused = End::Failed(FailureCause::Refused);
+    let mut kernel = Kernel::new(&[attempt(0, End::Never), attempt(49_000_000, refused)]);
+    let mut tally = Tally::new(to(), LATE_SLOTS, EPOCH_NS);
+    let (round, after_ns, per_cpu) = kernel.read(EPOCH_NS + 50_000_000);
+    let snapshot = Snapshot { before_ns: EPOCH_NS + 50_000_000, after_ns, round, per_cpu: &per_cpu };
+    let row = tally.read(&snapshot, 0).row;
+    assert_eq!((row.refused, row.late, row.clients), (1, 1, 1));
 }
 
 #[test]

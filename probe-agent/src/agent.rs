@@ -1,0 +1,665 @@
+//! The shell: one loop, one clock, every task. It converts, calls and drains; what to do is decided by the pure modules.
+//!
+//! In: a [`Config`], the kernel's records, news of the cluster and of the controllers, results of checks, signals. Out:
+//! reports to every controller, and the admin surface. Every read of the kernel's counters happens on this loop.
+//!
+//! A node that cannot count is *blind*: the agent lives on, says so wherever it is asked, goes on making checks, and
+//! tries again now and then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_common::abi::{FirstFailure, Loss};
+use probe_common::admin::{self, Surface};
+use probe_common::wire::{CheckOutcome, CheckRequest, CheckResult, ControllerFrame};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::check;
+use crate::cluster::{self, chain};
+use crate::config::{Config, Controllers};
+use crate::directory::Directory;
+use crate::index::Tier;
+use crate::kernel::{self, Events, LoadError, MapError, Probe, Settings};
+use crate::resolve::{Kind, Resolver};
+use crate::uplink::{self, Speaker};
+
+mod ledger;
+mod links;
+mod metrics;
+mod schedule;
+mod surface;
+mod transitions;
+
+use ledger::{Ledger, Pass};
+use links::Links;
+use metrics::Metrics;
+use schedule::Schedule;
+use surface::{Names, Shown};
+use transitions::Transition;
+
+/// What a task is called when it ends although it should not.
+type TaskName = &'static str;
+
+/// News of the cluster that may wait for the loop: one page of a list.
+const CLUSTER_NEWS_LIMIT: usize = 512;
+
+/// Results of checks that may wait for the loop: as many as can be under way.
+const RESULTS_LIMIT: usize = check::CONCURRENT_LIMIT;
+
+/// Destinations written into the probe per turn of the loop: about 2 ms of system calls, so that reading stays on time
+/// while a large cluster is listed.
+const CHANGES_PER_TURN: usize = 256;
+
+/// Every cold destination is read once in so many passes: 10 s.
+const COLD_PASSES: usize = 500;
+
+/// Failed reads in a row after which the probe counts as gone. A second's worth of passes.
+const ERRORS_LIMIT: u32 = 50;
+
+/// How long a blind agent waits before it tries to load the probe again.
+const LOAD_PAUSE_NS: u64 = 60_000_000_000;
+
+/// How long the last reports may take to leave after a signal to stop.
+const DRAIN: Duration = Duration::from_millis(300);
+
+/// Why the agent ended other than by a signal.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The admin server cannot listen. The kubelet restarts the container.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The system's report.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals cannot be awaited.
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    /// A task ended that runs as long as the agent: a bug. Going on without it would be silence that looks like health.
+    #[error("task {task} ended unexpectedly")]
+    TaskEnded {
+        /// Which.
+        task: String,
+    },
+}
+
+/// Tries the probe once and says what this node can do.
+///
+/// # Errors
+///
+/// Why it cannot count.
+pub fn try_once(config: &Config) -> Result<String, String> {
+    let probe = load(config)?;
+    let memory = probe.memory_bytes().map_or_else(|error| chain(&error), |bytes| format!("{} KiB", bytes / 1024));
+    Ok(format!(
+        "this node can count: {} destinations of splits, {} others, {memory} of kernel memory",
+        config.hot_capacity, config.cold_capacity
+    ))
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+///
+/// [`RunError`].
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let clock: fn() -> u64 = kernel::now_ns;
+    let address = config.admin;
+    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+    let signals = Signals::new().map_err(RunError::Signals)?;
+    let (metrics, registry) = Metrics::registered();
+    let incarnation = clock();
+    let shown = Arc::new(Shown::new(registry, config.node.clone(), incarnation));
+
+    let mut tasks = JoinSet::new();
+    let surface: Arc<dyn Surface> = Arc::clone(&shown) as _;
+    tasks.spawn(async {
+        if let Err(error) = admin::serve(listener, surface).await {
+            tracing::error!(%error, "Admin server failed");
+        }
+        "admin"
+    });
+    let (cluster_news, from_cluster) = mpsc::channel(CLUSTER_NEWS_LIMIT);
+    tasks.spawn(named("cluster", cluster::run(config.kubeconfig.clone(), cluster_news, incarnation)));
+    let (requests, for_checks) = mpsc::channel(check::REQUESTS_LIMIT);
+    let (results, from_checks) = mpsc::channel(RESULTS_LIMIT);
+    tasks.spawn(named("checks", check::run(for_checks, results, clock)));
+    let speaker = Speaker { node: config.node.clone(), incarnation };
+    let (links, from_links) = Links::new(speaker, config.insecure_controller, clock);
+
+    let inbox = Inbox { signals, from_cluster, from_links, from_checks };
+    Agent::new(config, clock, tasks, shown, metrics, links, requests).run(inbox).await
+}
+
+async fn named(name: TaskName, task: impl Future<Output = ()>) -> TaskName {
+    task.await;
+    name
+}
+
+fn load(config: &Config) -> Result<Probe, String> {
+    let node_cgroup = kernel::node_cgroup(config.cgroup_root.as_deref()).map_err(|error| chain(&error))?;
+    let Config { hot_capacity, cold_capacity, .. } = *config;
+    Probe::load(&Settings { node_cgroup, hot_capacity, cold_capacity }).map_err(|error| chain(&error))
+}
+
+/// Everything that wakes the loop but the kernel and the clock.
+struct Inbox {
+    signals: Signals,
+    from_cluster: mpsc::Receiver<cluster::News>,
+    from_links: mpsc::Receiver<(SocketAddr, uplink::News)>,
+    from_checks: mpsc::Receiver<CheckResult>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+struct Agent {
+    config: Config,
+    clock: fn() -> u64,
+    tasks: JoinSet<TaskName>,
+    shown: Arc<Shown>,
+    metrics: Metrics,
+    links: Links,
+    requests: mpsc::Sender<CheckRequest>,
+    sight: Sight,
+    events: Option<Events>,
+    records: Vec<FirstFailure>,
+    resolver: Resolver,
+    directory: Option<Directory>,
+    complete: BTreeSet<Kind>,
+    watches: BTreeMap<&'static str, String>,
+    schedule: Schedule,
+    asleep_until_ns: u64,
+    lateness_ns: u64,
+    errors: u32,
+    losses: ([u64; Loss::COUNT], u64),
+    names: BTreeMap<SocketAddr, Arc<Names>>,
+    names_revision: Option<u64>,
+}
+
+/// Whether this node can count.
+enum Sight {
+    Counting(Box<Ledger<Probe>>),
+    Blind { reason: String, retry_ns: Option<u64> },
+}
+
+impl Agent {
+    fn new(
+        config: Config,
+        clock: fn() -> u64,
+        tasks: JoinSet<TaskName>,
+        shown: Arc<Shown>,
+        metrics: Metrics,
+        links: Links,
+        requests: mpsc::Sender<CheckRequest>,
+    ) -> Self {
+        let directory = match &config.controllers {
+            Controllers::Service { name, port } => Some(Directory::new(name.clone(), port.clone())),
+            Controllers::None | Controllers::Fixed(_) => None,
+        };
+        Self {
+            config,
+            clock,
+            tasks,
+            shown,
+            metrics,
+            links,
+            requests,
+            sight: Sight::Blind { reason: "not loaded yet".to_owned(), retry_ns: Some(0) },
+            events: None,
+            records: Vec::new(),
+            resolver: Resolver::default(),
+            directory,
+            complete: BTreeSet::new(),
+            watches: BTreeMap::new(),
+            schedule: Schedule::new(clock()),
+            asleep_until_ns: u64::MAX,
+            lateness_ns: 0,
+            errors: 0,
+            losses: ([0; Loss::COUNT], 0),
+            names: BTreeMap::new(),
+            names_revision: None,
+        }
+    }
+
+    async fn run(mut self, mut inbox: Inbox) -> Result<(), RunError> {
+        self.open_eyes();
+        if let Controllers::Fixed(controllers) = self.config.controllers.clone() {
+            self.links.keep(&controllers.into_iter().collect(), &mut self.tasks);
+        }
+        loop {
+            self.turn();
+            tokio::select! {
+                biased;
+                () = inbox.signals.next() => return self.drain(inbox.signals).await,
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Ok(task) => return Err(RunError::TaskEnded { task: task.to_owned() }),
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => return Err(RunError::TaskEnded { task: error.to_string() }),
+                },
+                read = next_records(&mut self.events, &mut self.records) => self.on_records(read),
+                () = sleep_until(self.asleep_until_ns, self.clock) => {}
+                Some((controller, news)) = inbox.from_links.recv() => self.on_stream_news(controller, news),
+                Some(result) = inbox.from_checks.recv() => self.on_result(&result),
+                Some(news) = inbox.from_cluster.recv() => self.on_cluster_news(news),
+            }
+        }
+    }
+
+    /// Does what is due, and sets the time of the next turn.
+    fn turn(&mut self) {
+        let now_ns = (self.clock)();
+        let late_by_ns = now_ns.saturating_sub(self.asleep_until_ns);
+        if late_by_ns > 0 {
+            self.metrics.on_wake(late_by_ns);
+            self.lateness_ns = self.lateness_ns.max(late_by_ns);
+        }
+        self.apply_changes();
+        let due = self.schedule.take_due(now_ns);
+        if due.pass {
+            self.pass(due.sweep);
+        }
+        if due.flush {
+            self.flush();
+        }
+        if due.show {
+            self.show_destinations();
+        }
+        let has_changes = matches!(self.sight, Sight::Counting(_)) && self.resolver.has_changes();
+        self.asleep_until_ns = if has_changes { (self.clock)() } else { self.schedule.deadline_ns() };
+    }
+
+    /// Loads the probe.
+    fn open_eyes(&mut self) {
+        let loaded = load(&self.config).and_then(|mut probe| {
+            let events = probe.take_events().map_err(|error| chain(&error))?;
+            Ok((probe, events))
+        });
+        let at_ns = (self.clock)();
+        match loaded {
+            Ok((probe, events)) => {
+                tracing::info!(hot = self.config.hot_capacity, cold = self.config.cold_capacity, "Probe attached");
+                self.metrics.probe_memory.set(probe.memory_bytes().map_or(0, |bytes| bytes as i64));
+                let Config { hot_capacity, cold_capacity, .. } = self.config;
+                self.sight = Sight::Counting(Box::new(Ledger::new(probe, hot_capacity, cold_capacity, self.clock)));
+                self.events = Some(events);
+                self.errors = 0;
+                self.losses = ([0; Loss::COUNT], 0);
+                self.resolver.touch_all();
+                self.links.set_blind(None);
+                self.note(Transition::Attached { at_ns });
+            }
+            Err(reason) => self.go_blind(reason),
+        }
+    }
+
+    fn go_blind(&mut self, reason: String) {
+        let at_ns = (self.clock)();
+        let is_news = !matches!(&self.sight, Sight::Blind { reason: known, .. } if *known == reason);
+        if is_news {
+            tracing::warn!(reason, "Node is blind");
+            self.note(Transition::Blind { at_ns, reason: reason.clone() });
+        }
+        // Without an object no retry can help.
+        let retry_ns = (reason != LoadError::NotBuilt.to_string()).then_some(at_ns + LOAD_PAUSE_NS);
+        self.links.set_blind(Some(reason.clone()));
+        self.events = None;
+        self.sight = Sight::Blind { reason, retry_ns };
+    }
+
+    /// Writes a portion of the resolver's wishes into the probe.
+    fn apply_changes(&mut self) {
+        let Sight::Counting(ledger) = &mut self.sight else { return };
+        if !self.resolver.has_changes() {
+            return;
+        }
+        let applied = ledger.apply(self.resolver.take_changes(CHANGES_PER_TURN));
+        self.on_applied(applied);
+    }
+
+    fn on_applied(&mut self, applied: Result<Vec<SocketAddr>, MapError>) {
+        let Sight::Counting(ledger) = &self.sight else { return };
+        match applied {
+            Ok(gained) if gained.is_empty() => {}
+            Ok(gained) => self.links.push_totals(&ledger.totals(Some(&gained))),
+            Err(error) => {
+                self.metrics.map_errors.inc();
+                tracing::warn!(error = chain(&error), "Destinations could not be written into the probe");
+            }
+        }
+    }
+
+    fn pass(&mut self, sweep: bool) {
+        let Sight::Counting(ledger) = &mut self.sight else { return };
+        if !self.records.is_empty() {
+            ledger.note_failures(&self.records);
+            self.records.clear();
+        }
+        let Pass { now_ns, rows, next_late_ns, failing, error } = ledger.pass(sweep);
+        let cold = ledger.read_cold(ledger.in_use(Tier::Cold) as usize / COLD_PASSES + 1);
+        self.schedule.on_pass(next_late_ns);
+        let lateness_us = u32::try_from(self.lateness_ns / 1000).unwrap_or(u32::MAX);
+        self.lateness_ns = 0;
+        self.metrics.rows.inc_by(rows.len() as u64);
+        self.links.push_rows(&rows, now_ns, lateness_us, &self.metrics);
+        for failing in failing {
+            let cause = failing.cause.as_str();
+            tracing::info!(destination = %failing.to, cause, "Destination fails");
+            self.note(Transition::Failing {
+                destination: failing.to,
+                cause,
+                started_ns: failing.first.started_ns,
+                failed_ns: failing.first.failed_ns,
+                read_ns: failing.read_ns,
+            });
+        }
+        let retried = if sweep { self.retry() } else { Ok(Vec::new()) };
+        self.on_applied(retried);
+        self.on_read(error.or(cold.err()));
+    }
+
+    fn retry(&mut self) -> Result<Vec<SocketAddr>, MapError> {
+        match &mut self.sight {
+            Sight::Counting(ledger) => ledger.retry(),
+            Sight::Blind { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// Counts failed reads: one is no matter, since the next read covers it.
+    fn on_read(&mut self, error: Option<MapError>) {
+        let Some(error) = error else {
+            self.errors = 0;
+            return;
+        };
+        self.metrics.map_errors.inc();
+        self.errors += 1;
+        tracing::debug!(error = chain(&error), "Counters could not be read");
+        if self.errors >= ERRORS_LIMIT {
+            self.go_blind(format!("the probe is gone: {}", chain(&error)));
+        }
+    }
+
+    fn flush(&mut self) {
+        let now_ns = (self.clock)();
+        let lost_events = self.read_losses();
+        self.links.flush(now_ns, lost_events);
+        if let Sight::Blind { retry_ns: Some(retry_ns), .. } = self.sight
+            && retry_ns <= now_ns
+        {
+            self.open_eyes();
+        }
+        self.measure();
+        let unready = self.unready();
+        let mut parts = self.shown.parts();
+        parts.now_ns = now_ns;
+        parts.blind = match &self.sight {
+            Sight::Counting(_) => None,
+            Sight::Blind { reason, .. } => Some(reason.clone()),
+        };
+        parts.unready = unready;
+        parts.controllers = self.links.standings();
+        parts.watches.clone_from(&self.watches);
+        parts.losses = self.losses;
+    }
+
+    /// Events lost since the flush before.
+    fn read_losses(&mut self) -> u64 {
+        let Sight::Counting(ledger) = &self.sight else { return 0 };
+        let probe = ledger.counters();
+        let now = match probe.losses().and_then(|losses| Ok((losses, probe.recursion_misses()?))) {
+            Ok(now) => now,
+            Err(error) => {
+                self.on_read(Some(error));
+                return 0;
+            }
+        };
+        let lost =
+            |of: &([u64; Loss::COUNT], u64)| of.0[Loss::RingFull as usize] + of.0[Loss::NoStorage as usize] + of.1;
+        let lost_events = lost(&now).saturating_sub(lost(&self.losses));
+        self.losses = now;
+        lost_events
+    }
+
+    fn measure(&mut self) {
+        self.links.measure(&self.metrics);
+        self.metrics.splits.set(self.resolver.splits() as i64);
+        let Sight::Counting(ledger) = &self.sight else {
+            self.metrics.probe_attached.set(0);
+            return;
+        };
+        self.metrics.probe_attached.set(1);
+        self.metrics.set_sums(&ledger.sums());
+        self.metrics.set_losses(&self.losses.0, self.losses.1);
+        self.metrics.unplaced.set(ledger.waiting() as i64);
+        for tier in Tier::ALL {
+            let label = metrics::tier(tier);
+            self.metrics.destinations.get_or_create(&label).set(i64::from(ledger.in_use(tier)));
+            metrics::set(&self.metrics.map_full.get_or_create(&label), ledger.map_full(tier));
+        }
+    }
+
+    /// Everything that keeps this agent from doing all of its work.
+    fn unready(&self) -> Vec<String> {
+        let mut unready = Vec::new();
+        if let Sight::Blind { reason, .. } = &self.sight {
+            unready.push(format!("blind: {reason}"));
+        }
+        for kind in Kind::ALL {
+            if !self.complete.contains(&kind) {
+                let error = self.watches.get(kind.as_str()).or_else(|| self.watches.get("configuration"));
+                let error = error.map_or(String::new(), |error| format!(": {error}"));
+                unready.push(format!("{}s are not listed yet{error}", kind.as_str()));
+            }
+        }
+        if self.config.controllers != Controllers::None && self.links.up() == 0 {
+            unready.push("no controller answers".to_owned());
+        }
+        unready
+    }
+
+    fn show_destinations(&mut self) {
+        self.refresh_names();
+        let Sight::Counting(ledger) = &self.sight else {
+            self.shown.parts().destinations.clear();
+            return;
+        };
+        let views = ledger.hot_views().into_iter();
+        let destinations = views.map(|view| (view, self.names.get(&view.to).cloned().unwrap_or_default())).collect();
+        let mut parts = self.shown.parts();
+        parts.destinations = destinations;
+        parts.cold = ledger.in_use(Tier::Cold);
+        parts.waiting = ledger.waiting();
+    }
+
+    fn refresh_names(&mut self) {
+        if self.names_revision == Some(self.resolver.revision()) {
+            return;
+        }
+        self.names_revision = Some(self.resolver.revision());
+        let named = self.resolver.backends().into_iter().map(|(to, backends)| {
+            let services = self.resolver.services_of(to).into_iter();
+            let services = services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
+            (to, Arc::new(Names { services, backends: backends.into_iter().collect() }))
+        });
+        self.names = named.collect();
+    }
+
+    fn on_records(&mut self, read: Result<(), MapError>) {
+        match read {
+            Ok(()) => self.schedule.wake(),
+            Err(error) => {
+                // The counters are right all the same; only the wake-up is lost, and reads go on every 20 ms.
+                tracing::warn!(error = chain(&error), "Ring of failures cannot be read");
+                self.metrics.map_errors.inc();
+                self.events = None;
+            }
+        }
+    }
+
+    fn on_cluster_news(&mut self, news: cluster::News) {
+        if let Some(directory) = &mut self.directory
+            && directory.on_news(&news)
+        {
+            let controllers = directory.controllers();
+            self.links.keep(&controllers, &mut self.tasks);
+            self.resolver.retain_controllers(&controllers);
+        }
+        match news {
+            cluster::News::ListBegin(kind) => self.resolver.on_list_begin(kind),
+            cluster::News::Object(kind, name, addresses) => self.resolver.on_object(kind, name, &addresses),
+            cluster::News::Gone(kind, name) => self.resolver.on_gone(kind, name),
+            cluster::News::ListComplete(kind) => {
+                tracing::info!(kind = kind.as_str(), "List complete");
+                self.resolver.on_list_complete(kind);
+                self.complete.insert(kind);
+                self.watches.remove(kind.as_str());
+                self.watches.remove("configuration");
+                self.metrics.watch_complete.get_or_create(&[("kind", kind.as_str())]).set(1);
+            }
+            cluster::News::Undecodable(kind, name, error) => {
+                tracing::warn!(namespace = name.namespace, name = name.name, error, "Object cannot be decoded");
+                self.metrics.objects_undecodable.get_or_create(&[("kind", kind.as_str())]).inc();
+            }
+            cluster::News::Failed(kind, error) => {
+                tracing::warn!(kind = kind.as_str(), error, "Watch failed");
+                self.metrics.watch_errors.get_or_create(&[("kind", kind.as_str())]).inc();
+                self.watches.insert(kind.as_str(), error);
+            }
+            cluster::News::Unconfigured(error) => {
+                tracing::warn!(error, "API server cannot be reached");
+                self.watches.insert("configuration", error);
+            }
+        }
+    }
+
+    fn on_stream_news(&mut self, controller: SocketAddr, news: uplink::News) {
+        let at_ns = (self.clock)();
+        match news {
+            uplink::News::Up => {
+                if self.links.on_up(controller) {
+                    tracing::info!(%controller, "Stream is up");
+                    self.resolver.on_stream(controller);
+                    self.note(Transition::StreamUp { at_ns, controller });
+                }
+            }
+            uplink::News::Frame(frame) => self.on_frame(controller, frame),
+            uplink::News::Skipped(reason) => {
+                tracing::debug!(%controller, reason, "Frame passed over");
+                self.metrics.frames_skipped.inc();
+            }
+            uplink::News::Down(error) => {
+                self.metrics.stream_ends.inc();
+                let reason = chain(&error);
+                if self.links.on_down(controller, &reason) {
+                    tracing::warn!(%controller, error = reason, "Stream ended");
+                    self.note(Transition::StreamDown { at_ns, controller, reason });
+                } else {
+                    tracing::debug!(%controller, error = reason, "Stream did not come about");
+                }
+            }
+        }
+    }
+
+    fn on_frame(&mut self, controller: SocketAddr, frame: ControllerFrame) {
+        match frame {
+            ControllerFrame::Checks(request) => self.on_checks(request),
+            ControllerFrame::Split(split) => self.resolver.on_split(controller, split),
+            ControllerFrame::SplitGone(gone) => self.resolver.on_split_gone(controller, gone),
+            ControllerFrame::SplitsSent(_) => {
+                self.resolver.on_splits_sent(controller);
+                if let Some(directory) = &self.directory {
+                    self.resolver.retain_controllers(&directory.controllers());
+                }
+                // Its destinations have to be counted before their history is told.
+                self.apply_changes();
+                let totals = match &self.sight {
+                    Sight::Counting(ledger) => ledger.totals(None),
+                    Sight::Blind { .. } => Vec::new(),
+                };
+                self.links.on_splits_sent(controller, totals);
+            }
+        }
+    }
+
+    fn on_checks(&mut self, request: CheckRequest) {
+        let Err(refused) = self.requests.try_send(request) else { return };
+        let request = refused.into_inner();
+        let now_ns = (self.clock)();
+        for target in request.targets {
+            let outcome = CheckOutcome::NotMade;
+            let result = CheckResult { id: request.id, to: target.to, started_ns: now_ns, ended_ns: now_ns, outcome };
+            self.on_result(&result);
+        }
+    }
+
+    fn on_result(&mut self, result: &CheckResult) {
+        self.metrics.on_check(result.outcome);
+        if let (CheckOutcome::Passed, Sight::Counting(ledger)) = (result.outcome, &mut self.sight) {
+            ledger.note_check_passed(result.to, result.ended_ns);
+        }
+        self.links.push_result(result, (self.clock)(), &self.metrics);
+    }
+
+    fn note(&self, transition: Transition) {
+        self.shown.parts().transitions.push(transition);
+    }
+
+    /// The last counts leave, within a time; a second signal ends it at once.
+    async fn drain(mut self, mut signals: Signals) -> Result<(), RunError> {
+        tracing::info!("Stopping");
+        self.pass(true);
+        self.links.flush((self.clock)(), 0);
+        let drained = async {
+            while !self.links.is_drained() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // What was taken from the outbox still has to be written by its stream.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(DRAIN, drained) => {}
+            () = signals.next() => tracing::warn!("Stopping at once"),
+        }
+        Ok(())
+    }
+}
+
+async fn next_records(events: &mut Option<Events>, records: &mut Vec<FirstFailure>) -> Result<(), MapError> {
+    match events {
+        Some(events) => events.next(records).await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(deadline_ns: u64, clock: fn() -> u64) {
+    let left_ns = deadline_ns.saturating_sub(clock());
+    if left_ns == 0 {
+        // A timer of no length still waits for the timer's next tick.
+        return tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_nanos(left_ns)).await;
+}
