@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// What the lab makes its nodes and pods with.
-const TOOLS: [Requirement; 3] = [
+pub(crate) const TOOLS: [Requirement; 3] = [
     Requirement {
         what: "ip, which makes network namespaces",
         found: || setup::on_path("ip").is_some(),

@@ -6,6 +6,7 @@
 mod build_ebpf;
 mod drill;
 mod setup;
+mod test;
 
 use std::process::ExitCode;
 
@@ -23,6 +24,8 @@ struct Arguments {
 enum Chore {
     BuildEbpf(build_ebpf::Arguments),
     Drill(drill::Arguments),
+    /// Everything that has to hold: format, clippy, each crate alone, tests, kernel tests, drills, licences.
+    Test,
 }
 
 /// The machine lacks something that cannot be installed here.
@@ -32,6 +35,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Chore::Drill(arguments) => drill::run(&arguments),
+        Chore::Test => test::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

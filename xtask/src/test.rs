@@ -4,13 +4,18 @@
 //! Every part runs even when an earlier one failed, so that one run tells all; only what is built on a failed build is
 //! skipped, and counts as failed. Nothing is left out silently: what a machine cannot run fails here, with the reason.
 
-use std::path::Path;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::setup;
+use crate::{
+    build_ebpf, drill,
+    setup::{self, Requirement},
+};
 
 /// What the whole is meant to take on two cores, from a fresh clone.
 const BUDGET: Duration = Duration::from_secs(25 * 60);
@@ -37,6 +42,17 @@ const ALONE: [&[&str]; 10] = [
     &["-p", "lab"],
     &["-p", "xtask"],
 ];
+
+/// The version whose verdict is known; a newer one may know more lints.
+const CARGO_DENY: &str = "0.20.2";
+
+/// The embedded API server's test drives it with the real client.
+const KUBECTL: Requirement = Requirement {
+    what: "kubectl, which the embedded API server is tested with",
+    found: || setup::on_path("kubectl").is_some(),
+    packages: &["kubernetes-client"],
+    otherwise: "install kubectl",
+};
 
 struct Part {
     name: &'static str,
@@ -90,7 +106,11 @@ fn print_budget(took: &[(&str, Duration, bool)], total: Duration) {
         println!("{:>6.1} s  {}{name}", span.as_secs_f64(), if *passed { "" } else { "FAILED " });
     }
     let verdict = if total <= BUDGET { "within" } else { "over" };
-    println!("{:>6.1} s  in all, {verdict} the {} minutes that are aimed at\n", total.as_secs_f64(), BUDGET.as_secs() / 60);
+    println!(
+        "{:>6.1} s  in all, {verdict} the {} minutes that are aimed at\n",
+        total.as_secs_f64(),
+        BUDGET.as_secs() / 60
+    );
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
@@ -107,7 +127,8 @@ fn command(program: &str, arguments: &[&str]) -> Result<()> {
 }
 
 fn set_up() -> Result<()> {
-    setup::ensure(&[setup::IPROUTE2, setup::NFTABLES, setup::UTIL_LINUX, setup::PROMTOOL])
+    setup::ensure(&drill::TOOLS)?;
+    setup::ensure(&[KUBECTL])
 }
 
 fn clippy() -> Result<()> {
@@ -136,28 +157,61 @@ fn drills() -> Result<()> {
     Ok(())
 }
 
-/// What both binaries answer at /metrics, as a drill saved it, has to pass Prometheus' own check.
+/// What both binaries answered at /metrics in the last drill has to pass Prometheus' own check.
 fn metrics() -> Result<()> {
+    let promtool = promtool()?;
+    let drills = build_ebpf::target_folder()?.join("drill");
     for exposition in ["agent.metrics", "controller.metrics"] {
-        let path = setup::target_dir()?.join("drill").join(exposition);
-        check_exposition(&path)?;
+        let path = drills.join(exposition);
+        let file = std::fs::File::open(&path).with_context(|| format!("open {}: has a drill run?", path.display()))?;
+        println!("$ {} check metrics < {}", promtool.display(), path.display());
+        let status =
+            Command::new(&promtool).args(["check", "metrics"]).stdin(file).status().context("start promtool")?;
+        if !status.success() {
+            bail!("promtool rejects {}", path.display());
+        }
     }
     Ok(())
 }
 
-fn check_exposition(path: &Path) -> Result<()> {
-    let exposition = std::fs::File::open(path).with_context(|| format!("open {}: has a drill run?", path.display()))?;
-    println!("$ promtool check metrics < {}", path.display());
-    let status = Command::new("promtool").args(["check", "metrics"]).stdin(exposition).status().context("start promtool")?;
-    if !status.success() {
-        bail!("promtool rejects {}", path.display());
+/// Debian has promtool only in the package of the server, whose installation would start one: it is unpacked instead.
+fn promtool() -> Result<PathBuf> {
+    if let Some(promtool) = setup::on_path("promtool") {
+        return Ok(promtool);
+    }
+    let folder = build_ebpf::target_folder()?.join("tools");
+    let promtool = folder.join("usr/bin/promtool");
+    if !promtool.is_file() {
+        if !setup::can_install() {
+            return Err(setup::Missing::new("promtool is missing: install Prometheus' command line tools").into());
+        }
+        std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        println!("Unpacking promtool from Debian's package prometheus into {}", folder.display());
+        setup::run(Command::new("apt-get").args(["update", "--quiet=2"]))?;
+        setup::run(Command::new("apt-get").args(["download", "--quiet=2", "prometheus"]).current_dir(&folder))?;
+        unpack(&folder)?;
+    }
+    Ok(promtool)
+}
+
+fn unpack(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "deb") {
+            setup::run(Command::new("dpkg").arg("--extract").arg(&path).arg(folder))?;
+        }
     }
     Ok(())
 }
 
 fn deny() -> Result<()> {
-    setup::ensure(&[setup::CARGO_DENY])?;
+    if setup::on_path("cargo-deny").is_none() {
+        println!("Installing cargo-deny with cargo");
+        cargo(&["install", "--locked", "cargo-deny", "--version", CARGO_DENY])?;
+    }
     command("cargo", &["deny", "--locked", "check", "bans", "licenses", "sources"])?;
-    println!("advisories are not checked here: their database is fetched from outside the registries; run `cargo deny check advisories` where it can be");
+    println!(
+        "Advisories are left out: their database is not in a registry. Where it can be fetched: cargo deny check advisories"
+    );
     Ok(())
 }
