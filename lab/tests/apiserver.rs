@@ -35,7 +35,10 @@ struct Lab {
 
 impl Lab {
     async fn start(server: ApiServer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::on(server, TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn on(server: ApiServer, listener: TcpListener) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut serving = JoinSet::new();
         let served = server.clone();
@@ -461,7 +464,16 @@ async fn deletions_honour_preconditions_selectors_and_dry_runs() {
 
 #[tokio::test]
 async fn an_outage_breaks_connections_refuses_new_ones_and_loses_nothing() {
-    let lab = Lab::new().await;
+    // The kernel forgets a port that it chose itself when the socket stops listening, and keeps one that was asked for.
+    let chosen = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = chosen.local_addr().unwrap().port();
+    drop(chosen);
+    for listener in [TcpListener::bind(("127.0.0.1", port)).await, TcpListener::bind("127.0.0.1:0").await] {
+        check_outages(Lab::on(ApiServer::new(), listener.unwrap())).await;
+    }
+}
+
+async fn check_outages(lab: Lab) {
     lab.server.create(mk_listed(1)).unwrap();
     let maps = lab.maps();
     let from = lab.server.revision().to_string();
@@ -477,6 +489,17 @@ async fn an_outage_breaks_connections_refuses_new_ones_and_loses_nothing() {
     }
     let last = within("the end of the broken watch", stream.next()).await;
     assert!(!matches!(last, Some(Ok(_))), "nothing was written: {last:?}");
+}
+
+#[tokio::test]
+async fn added_latency_delays_requests_until_it_is_taken_away() {
+    let lab = Lab::new().await;
+    lab.server.create(mk_listed(1)).unwrap();
+    let maps = lab.maps();
+    lab.server.set_latency(10 * PATIENCE);
+    assert!(tokio::time::timeout(Duration::from_millis(200), maps.get("m0001")).await.is_err());
+    lab.server.set_latency(Duration::ZERO);
+    assert!(within("an answer without latency", maps.get("m0001")).await.is_ok());
 }
 
 #[tokio::test]

@@ -257,3 +257,67 @@ fn a_patch_that_changes_nothing_is_no_write_for_any_kind_in_any_version() {
         }
     }
 }
+
+/// Puts a random value at a random place of the object.
+fn mutate(random: &mut SmallRng, value: &mut Value) {
+    let inside = match value {
+        Value::Object(fields) if !fields.is_empty() => fields.len(),
+        Value::Array(items) if !items.is_empty() => items.len(),
+        _ => 0,
+    };
+    if inside == 0 || random.random_ratio(1, 6) {
+        let values = [json!(null), json!(-1), json!(1e300), json!(""), json!("x"), json!([]), json!([null]), json!({})];
+        *value = values[random.random_range(0..values.len())].clone();
+        return;
+    }
+    let chosen = random.random_range(0..inside);
+    let child = match value {
+        Value::Object(fields) => fields.values_mut().nth(chosen),
+        Value::Array(items) => items.get_mut(chosen),
+        _ => None,
+    };
+    mutate(random, child.expect("the place was chosen among those that exist"));
+}
+
+#[test]
+fn no_object_however_broken_breaks_the_registry() {
+    let seed = 20_261_122;
+    let mut random = SmallRng::seed_from_u64(seed);
+    let (mut taken, mut refused) = (0, 0);
+    for round in 0..300 {
+        for (resource, mut sample) in mk_samples() {
+            let mut registry = mk_registry();
+            sample["metadata"]["name"] = "web".into();
+            let created = registry.create(target(resource, ""), sample, Part::Whole, NOW).unwrap();
+            let mut broken = created.clone();
+            for _ in 0..random.random_range(1..4) {
+                mutate(&mut random, &mut broken);
+            }
+            let outcomes = [
+                registry.patch(
+                    target(resource, "web"),
+                    PatchFormat::Merge,
+                    broken.to_string().as_bytes(),
+                    Part::Main,
+                    NOW,
+                ),
+                registry.replace(target(resource, "web"), broken.clone(), Part::Whole, NOW),
+                registry.replace(target(resource, "web"), broken.clone(), Part::Status, NOW),
+                registry.create(target(resource, ""), broken, Part::Whole, NOW),
+            ];
+            for outcome in outcomes {
+                match outcome {
+                    Ok(_) => taken += 1,
+                    Err(status) if (400..500).contains(&status.code()) => refused += 1,
+                    Err(status) => panic!("seed {seed} round {round} {resource:?}: {status}"),
+                }
+            }
+            // What was taken can be read in every version, and the object keeps its identity.
+            for served in resource.row().served {
+                let read = registry.get(Target { served: *served, ..target(resource, "web") }).unwrap();
+                assert_eq!(read["metadata"]["uid"], created["metadata"]["uid"], "seed {seed} round {round}");
+            }
+        }
+    }
+    assert!(taken > 500 && refused > 500, "the mutations reach both sides: {taken} taken, {refused} refused");
+}
