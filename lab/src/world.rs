@@ -260,6 +260,18 @@ impl World {
         self.change_services(|services| services.set(cluster_ip, port, endpoints))
     }
 
+    /// The same for several Services at once: one transaction per node for all of them.
+    ///
+    /// # Errors
+    /// A node's `nft` failed.
+    pub fn set_services(&self, all: &[(IpAddr, u16, Vec<SocketAddr>)]) -> Result<()> {
+        self.change_services(|services| {
+            for (cluster_ip, port, endpoints) in all {
+                services.set(*cluster_ip, *port, endpoints);
+            }
+        })
+    }
+
     /// Tells every node that a Service is gone.
     ///
     /// # Errors

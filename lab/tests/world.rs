@@ -380,6 +380,26 @@ fn a_panic_leaves_nothing_behind() {
     check_gone(&prefix);
 }
 
+#[test]
+#[ignore = "needs root: cargo xtask test runs it"]
+fn a_world_goes_in_the_middle_of_its_faults() {
+    let (world, servers) = mk_small();
+    let prefix = world.prefix().to_owned();
+    let (north, south) = (world.node("north").unwrap(), world.node("south").unwrap());
+    let mut faults: Vec<Box<dyn Fault>> = vec![
+        Box::new(Frozen(servers.clone())),
+        Box::new(Stalled::new(&[south])),
+        Box::new(Unplugged::new(&world, &[north])),
+        Box::new(Filter::blackhole(&[world.pod("one").unwrap()])),
+    ];
+    for fault in &mut faults {
+        fault.inject().unwrap();
+    }
+    world.remove().unwrap();
+    check_gone(&prefix);
+    assert!(servers.iter().all(|server| !server.is_running()));
+}
+
 /// The other half of the next test: it is started there, in a program of its own, with this word among its arguments.
 const HOLD: &str = "hold-a-world-until-killed";
 
@@ -411,6 +431,8 @@ fn a_sweep_removes_the_worlds_of_the_dead_and_no_others() {
     assert!(cgroup.exists());
     lab.kill().unwrap();
     lab.wait().unwrap();
+    let empty = || std::fs::read_to_string(cgroup.join("cgroup.events")).unwrap().contains("populated 0");
+    assert!(wait_for(empty), "children die with their lab");
     assert!(World::sweep_stale().unwrap().contains(&prefix), "it is dead");
     check_gone(&prefix);
     check_everywhere(&living, at(living.pod("one").unwrap()), Outcome::Ok);
