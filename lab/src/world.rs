@@ -5,6 +5,7 @@
 //! A node is a network namespace that forwards and translates ClusterIPs, and a cgroup that its agents see as the root.
 //! A pod is a network namespace behind its node and a cgroup below the node's. The world knows no Kubernetes objects.
 
+mod build;
 pub mod cgroup;
 mod claim;
 pub mod clock;
@@ -14,46 +15,43 @@ pub mod layout;
 mod need;
 mod netlink;
 pub mod netns;
+mod places;
 mod pod;
 mod prove;
 mod service;
 mod spawn;
 mod tool;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+use self::build::{Nodes, Pods, in_parallel};
 use self::cgroup::Cgroup;
 use self::claim::Claim;
-use self::fabric::{Names, Sysctls};
-use self::layout::{CONTROL_ADDRESS, PlacedNode, PlacedPod};
+use self::fabric::Names;
 use self::netns::Netns;
+use self::places::Shared;
 use self::service::Services;
-use self::spawn::{Place, Spawner};
+use self::spawn::Spawner;
 
 pub use self::layout::{Layout, NodeSpec, PodSpec};
 pub use self::need::lacks;
+pub use self::places::{Control, Node, Pod};
 pub use self::pod::{Pending, PodChild};
 pub use self::prove::dial_from;
 pub use self::spawn::{Launch, NodeChild, describe_end};
-
-/// Namespaces set up at once: more threads than processors would only take turns.
-const BUILDERS: usize = 2;
 
 /// Nodes, pods, the network; removed when dropped.
 #[derive(Debug)]
 pub struct World {
     shared: Arc<Shared>,
-    nodes: BTreeMap<String, Node>,
-    pods: BTreeMap<String, Pod>,
+    nodes: Nodes,
+    pods: Pods,
     control: Control,
     services: Mutex<Services>,
     names: Names,
@@ -61,53 +59,6 @@ pub struct World {
     claim: Option<Claim>,
     /// Removed with the world.
     own_run_dir: bool,
-}
-
-/// What every place needs to start programs.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    spawner: Spawner,
-    run_dir: PathBuf,
-    executable: PathBuf,
-}
-
-/// A node. A clone is the same node.
-#[derive(Clone, Debug)]
-pub struct Node {
-    shared: Arc<Shared>,
-    inner: Arc<NodeInner>,
-}
-
-#[derive(Debug)]
-struct NodeInner {
-    placed: PlacedNode,
-    netns: Netns,
-    cgroup: Cgroup,
-    /// The node's first process: holds its mount and cgroup namespaces.
-    init: Mutex<Child>,
-    init_pid: i32,
-}
-
-/// A pod. A clone is the same pod.
-#[derive(Clone, Debug)]
-pub struct Pod {
-    pub(crate) shared: Arc<Shared>,
-    inner: Arc<PodInner>,
-}
-
-#[derive(Debug)]
-struct PodInner {
-    placed: PlacedPod,
-    netns: Netns,
-    cgroup: Cgroup,
-}
-
-/// The control namespace: API server, controllers and the lab's own looks. No agent watches it.
-#[derive(Clone, Debug)]
-pub struct Control {
-    shared: Arc<Shared>,
-    netns: Netns,
-    cgroup: Cgroup,
 }
 
 impl World {
@@ -136,69 +87,17 @@ impl World {
         // From here on dropping the world removes what was made.
         let mut world = World {
             shared,
-            nodes: BTreeMap::new(),
-            pods: BTreeMap::new(),
+            nodes: Nodes::new(),
+            pods: Pods::new(),
             control,
             services: Mutex::new(Services::default()),
             names,
             claim: Some(claim),
             own_run_dir: layout.run_dir.is_none(),
         };
-        world.build(placed_nodes, placed_pods, &root)?;
+        Cgroup::create(world.control.cgroup.path().to_owned())?;
+        (world.nodes, world.pods) = build::build(&world.shared, &world.names, &root, placed_nodes, placed_pods)?;
         Ok(world)
-    }
-
-    fn build(&mut self, nodes: Vec<PlacedNode>, pods: Vec<PlacedPod>, root: &Path) -> Result<()> {
-        Cgroup::create(self.control.cgroup.path().to_owned())?;
-        tool::run("ip", &["-batch", "-"], &fabric::wiring(&self.names, &nodes, &pods))?;
-        self.configure(&nodes, &pods)?;
-        let mut starting = Vec::with_capacity(nodes.len());
-        for placed in nodes {
-            starting.push(self.start_node(placed, root)?);
-        }
-        for start in starting {
-            let node = start.wait()?;
-            self.nodes.insert(node.name().to_owned(), node);
-        }
-        for placed in pods {
-            let node = &self.nodes[&placed.spec.node];
-            // The kubelet's cgroupfs driver lays pods out like this; the agent knows a pod by its uid in the path.
-            let path = node.cgroup().path().join(format!("kubepods/besteffort/pod{}", placed.spec.uid));
-            let netns = Netns::named(self.names.member(&placed.spec.name));
-            let inner = PodInner { netns, cgroup: Cgroup::create(path)?, placed };
-            self.pods
-                .insert(inner.placed.spec.name.clone(), Pod { shared: self.shared.clone(), inner: Arc::new(inner) });
-        }
-        Ok(())
-    }
-
-    /// Addresses, routes, forwarding and an empty table of Services, in every namespace.
-    fn configure(&self, nodes: &[PlacedNode], pods: &[PlacedPod]) -> Result<()> {
-        let services = Services::default().script();
-        let mut steps = vec![
-            Step::new(self.names.fabric(), fabric::fabric_script(nodes), fabric::PLAIN_SYSCTLS, None),
-            Step::new(self.names.control(), fabric::control_script(nodes), fabric::PLAIN_SYSCTLS, None),
-        ];
-        for node in nodes {
-            let script = fabric::node_script(node, nodes, pods);
-            let netns = self.names.member(&node.spec.name);
-            steps.push(Step::new(netns, script, fabric::NODE_SYSCTLS, Some(services.clone())));
-        }
-        for pod in pods {
-            let netns = self.names.member(&pod.spec.name);
-            steps.push(Step::new(netns, fabric::pod_script(pod), fabric::POD_SYSCTLS, None));
-        }
-        in_parallel(&steps, Step::run)
-    }
-
-    fn start_node(&self, placed: PlacedNode, root: &Path) -> Result<StartingNode> {
-        let cgroup = Cgroup::create(root.join(&placed.spec.name))?;
-        Cgroup::create(cgroup.path().join("agent"))?;
-        let netns = Netns::named(self.names.member(&placed.spec.name));
-        let mut command = spawn::node_command(cgroup.path(), &cgroup::mount_point()?, &netns.path());
-        command.stderr(spawn::log_file(&self.shared.run_dir, &placed.spec.name)?);
-        let child = self.shared.spawner.spawn(command)?;
-        Ok(StartingNode { shared: self.shared.clone(), placed, netns, cgroup, child })
     }
 
     /// `ss` and the id: every namespace is called `<prefix>-...`, the cgroup `<prefix>`.
@@ -333,236 +232,6 @@ impl Drop for World {
             tracing::error!(error = format!("{error:#}"), "Cannot remove the lab's world");
         }
     }
-}
-
-impl Node {
-    /// As the layout calls it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.inner.placed.spec.name
-    }
-
-    /// As the layout says.
-    #[must_use]
-    pub fn zone(&self) -> &str {
-        &self.inner.placed.spec.zone
-    }
-
-    /// On the bridge; the agent's and kubelet's address.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        self.inner.placed.address().into()
-    }
-
-    /// The same in the other family.
-    #[must_use]
-    pub fn address_v6(&self) -> IpAddr {
-        self.inner.placed.address_v6().into()
-    }
-
-    /// The directory that its agent sees as the cgroup2 root.
-    #[must_use]
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.inner.cgroup
-    }
-
-    /// Its network namespace.
-    #[must_use]
-    pub fn netns(&self) -> &Netns {
-        &self.inner.netns
-    }
-
-    /// Starts a program as a DaemonSet's pod with the host's network sees a node: the node's network, mount and cgroup
-    /// namespaces, in the node's child cgroup `agent`.
-    ///
-    /// # Errors
-    /// It could not be started.
-    pub fn spawn(&self, launch: &Launch) -> Result<NodeChild> {
-        let place = Place::NodeOf(self.inner.init_pid);
-        self.shared.launch(&place, &self.inner.cgroup.path().join("agent"), launch)
-    }
-
-    /// The node's end of its cable to the bridge, as the fabric calls it.
-    pub(crate) fn fabric_port(&self) -> String {
-        fabric::node_port(&self.inner.placed)
-    }
-}
-
-impl Drop for NodeInner {
-    fn drop(&mut self) {
-        spawn::end(self.init.get_mut().unwrap_or_else(PoisonError::into_inner));
-    }
-}
-
-impl Pod {
-    /// As the layout calls it.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.inner.placed.spec.name
-    }
-
-    /// The node it runs on.
-    #[must_use]
-    pub fn node(&self) -> &str {
-        &self.inner.placed.spec.node
-    }
-
-    /// As the layout says.
-    #[must_use]
-    pub fn uid(&self) -> &str {
-        &self.inner.placed.spec.uid
-    }
-
-    /// Its IPv4 address.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        self.inner.placed.address().into()
-    }
-
-    /// Its IPv6 address.
-    #[must_use]
-    pub fn address_v6(&self) -> IpAddr {
-        self.inner.placed.address_v6().into()
-    }
-
-    /// Its cgroup, below its node's.
-    #[must_use]
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.inner.cgroup
-    }
-
-    /// Its network namespace.
-    #[must_use]
-    pub fn netns(&self) -> &Netns {
-        &self.inner.netns
-    }
-}
-
-impl Control {
-    /// On the bridge.
-    #[must_use]
-    pub fn address(&self) -> IpAddr {
-        CONTROL_ADDRESS.into()
-    }
-
-    /// Its network namespace: bind the API server's listener by [`Netns::within`].
-    #[must_use]
-    pub fn netns(&self) -> &Netns {
-        &self.netns
-    }
-
-    /// Starts a program in the control namespace.
-    ///
-    /// # Errors
-    /// It could not be started.
-    pub fn spawn(&self, launch: &Launch) -> Result<NodeChild> {
-        self.shared.launch(&Place::Netns(self.netns.path()), self.cgroup.path(), launch)
-    }
-}
-
-impl Shared {
-    fn launch(&self, place: &Place, cgroup: &Path, launch: &Launch) -> Result<NodeChild> {
-        let mut command = spawn::command(place, cgroup, &launch.program);
-        let log = spawn::log_file(&self.run_dir, &launch.log)?;
-        command.args(&launch.args).envs(launch.env.iter().cloned());
-        command.stdout(log.try_clone().context("cannot share a log")?).stderr(log);
-        let child = self.spawner.spawn(command)?;
-        NodeChild::new(child, spawn::log_path(&self.run_dir, &launch.log))
-    }
-
-    /// A `pod` program with pipes to the lab.
-    pub(crate) fn launch_pod(&self, pod: &Pod, spec: &str, log: &str) -> Result<Child> {
-        let place = Place::Netns(pod.netns().path());
-        let mut command = spawn::command(&place, pod.cgroup().path(), &self.executable);
-        command.args(["pod", spec]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        command.stderr(spawn::log_file(&self.run_dir, log)?);
-        self.spawner.spawn(command)
-    }
-}
-
-/// A node whose first process was started and has not said yet that its namespaces are made.
-struct StartingNode {
-    shared: Arc<Shared>,
-    placed: PlacedNode,
-    netns: Netns,
-    cgroup: Cgroup,
-    child: Child,
-}
-
-impl StartingNode {
-    fn wait(mut self) -> Result<Node> {
-        let stdout = self.child.stdout.take().context("a node's first process has no output")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).context("cannot read from a node's first process")?;
-        if line.trim() != "ready" {
-            let status = self.child.wait().context("cannot wait for a node's first process")?;
-            let log = spawn::log_path(&self.shared.run_dir, &self.placed.spec.name);
-            let said = fs::read_to_string(log).unwrap_or_default();
-            bail!("node {} has no namespaces: {}: {}", self.placed.spec.name, describe_end(status), said.trim());
-        }
-        let init_pid = i32::try_from(self.child.id()).context("a process id above 2^31")?;
-        let inner = NodeInner {
-            placed: self.placed,
-            netns: self.netns,
-            cgroup: self.cgroup,
-            init: Mutex::new(self.child),
-            init_pid,
-        };
-        Ok(Node { shared: self.shared, inner: Arc::new(inner) })
-    }
-}
-
-/// What one namespace needs.
-struct Step {
-    netns: Netns,
-    script: String,
-    sysctls: Sysctls,
-    nft: Option<String>,
-}
-
-impl Step {
-    fn new(netns: String, script: String, sysctls: Sysctls, nft: Option<String>) -> Step {
-        Step { netns: Netns::named(netns), script, sysctls, nft }
-    }
-
-    fn run(&self) -> Result<()> {
-        self.netns.within(|| {
-            if let Some(nft) = &self.nft {
-                tool::run("nft", &["-f", "-"], nft)?;
-            }
-            for (name, value) in self.sysctls {
-                let path = format!("/proc/sys/net/{name}");
-                fs::write(&path, value).with_context(|| format!("cannot write {value:?} to {path}"))?;
-            }
-            without_address_detection()?;
-            tool::run("ip", &["-batch", "-"], &self.script)
-        })?
-    }
-}
-
-/// Duplicate address detection keeps an interface's link-local address unusable for up to two seconds, and a router
-/// asks for its neighbours with that address. Here every address is unique by construction. Existing interfaces ignore
-/// the default, and the kernel skips detection only when `all` agrees (net/ipv6/addrconf.c, addrconf_dad_begin).
-fn without_address_detection() -> Result<()> {
-    let directory = "/proc/sys/net/ipv6/conf";
-    for entry in fs::read_dir(directory).with_context(|| format!("cannot list {directory}"))? {
-        let path = entry.with_context(|| format!("cannot list {directory}"))?.path().join("accept_dad");
-        fs::write(&path, "0").with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Does `work` for every item on [`BUILDERS`] threads; the first error wins.
-pub(crate) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
-    let share = items.len().div_ceil(BUILDERS).max(1);
-    let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            items.chunks(share).map(|part| scope.spawn(move || part.iter().try_for_each(work))).collect();
-        // Every thread is joined before the first error is returned.
-        let results: Vec<_> = threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
-        results.into_iter().try_for_each(|result| result.unwrap_or_else(|_| bail!("a builder's thread panicked")))
-    })
 }
 
 /// Processes first: a namespace lives on while one of its processes does.

@@ -6,10 +6,11 @@ mod programs;
 
 use anyhow::{Context, Result};
 
+use super::build::in_parallel;
 use super::clock::now_ns;
 use super::netlink::Netlink;
 use super::netns::Netns;
-use super::{Node, World, in_parallel};
+use super::{Node, World};
 use crate::load::wire::Done;
 
 pub use self::filter::Filter;

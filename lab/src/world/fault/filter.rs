@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 
+use super::super::build::in_parallel;
 use super::super::netlink::Netlink;
 use super::super::netns::Netns;
-use super::super::{Node, Pod, in_parallel, tool};
+use super::super::{Node, Pod, tool};
 use super::{Fault, Span};
 
 /// Names tables, so that two filters in one namespace never meet.
