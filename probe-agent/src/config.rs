@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 use probe_common::abi::HOT_LIMIT;
 
 use crate::resolve::ObjectName;
@@ -22,7 +23,7 @@ const COLD_LIMIT: u32 = 1 << 20;
 
 /// Splitsecond's node agent: counts in the kernel which TCP connections of this node fail, and tells its controllers.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "splitsecond-agent", version, about, max_term_width = 110)]
+#[command(name = "splitsecond-agent", version, max_term_width = 110)]
 pub struct Args {
     /// Name of the Kubernetes node that this agent speaks for.
     #[arg(long, env = "NODE_NAME", value_name = "NAME", default_value = "")]
@@ -52,7 +53,7 @@ pub struct Args {
 
     /// Speak to controllers without TLS although they are not on loopback. Whoever is on the way can then read the
     /// counts and send requests for checks: for laboratories, and for networks that encrypt.
-    #[arg(long, env = "SPLITSECOND_INSECURE_CONTROLLER")]
+    #[arg(long, env = "SPLITSECOND_INSECURE_CONTROLLER", value_parser = BoolishValueParser::new())]
     pub insecure_controller: bool,
 
     /// Kubeconfig file of the cluster. Left out, KUBECONFIG is used, then the Pod's service account.

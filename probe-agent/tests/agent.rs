@@ -1,0 +1,13 @@
+//! The agent against a controller's side of the wire, over real loopback connections: its streams, the binary on a node
+//! that cannot count, and (as root, on a kernel with BTF) the binary that counts real connections.
+
+#[path = "agent/blind.rs"]
+mod blind;
+#[path = "agent/controller.rs"]
+mod controller;
+#[path = "agent/counting.rs"]
+mod counting;
+#[path = "agent/running.rs"]
+mod running;
+#[path = "agent/uplink.rs"]
+mod uplink;
