@@ -1,0 +1,534 @@
+//! The probe against the running kernel: real sockets of client processes, in network namespaces and cgroups of their
+//! own. Each test needs root and a kernel with BTF, so that `cargo xtask test` runs them and the plain run does not.
+
+#![expect(unreachable_pub, reason = "a test is a crate of its own: nothing of it can be reached")]
+
+#[path = "kernel/client.rs"]
+mod client;
+#[path = "kernel/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use probe_agent::kernel::{MapError, now_ns};
+use probe_common::{
+    abi::{DestinationValue, FirstFailure, Loss},
+    cause::FailureCause,
+};
+use world::{
+    ANSWERING, ANSWERING_THEN_RESETTING, Counter, DROPPED, DROPPED6, HOT_CAPACITY, REFUSING, REJECTED, REJECTED6,
+    RESETTING, SERVER, SERVER6, Sum, World, at, destination, pause_ms,
+};
+
+const ECONNREFUSED: i32 = 111;
+const ETIMEDOUT: i32 = 110;
+const ECONNRESET: i32 = 104;
+const EINPROGRESS: i32 = 115;
+
+const REFUSED: usize = FailureCause::Refused.index();
+const UNREACHABLE: usize = FailureCause::Unreachable.index();
+const RESET: usize = FailureCause::Reset.index();
+
+/// Not a test: the client processes of the tests are this binary, started with this name.
+#[test]
+#[ignore = "started by the other tests"]
+fn a_client_process_of_the_other_tests() {
+    client::main();
+}
+
+/// Compares what was counted at hot index 0, except for how many are late while they are outstanding.
+#[track_caller]
+fn check(counter: &Counter, expected: Sum) {
+    let settled = expected.ended();
+    let sum = counter.wait(0, |sum| sum.ended() == settled && sum.attempts == expected.attempts);
+    assert_eq!(sum, expected, "losses {:?}", counter.probe.losses());
+}
+
+fn by_cause(cause: usize, count: u64) -> [u64; 4] {
+    let mut counts = [0; 4];
+    counts[cause] = count;
+    counts
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_established_connection_is_one_success_and_one_answer() {
+    let mut world = World::new();
+    let mut counter = world.probe();
+    counter.count(0, SERVER, ANSWERING);
+    let mut client = world.client();
+    client.begin("a", at(SERVER, ANSWERING));
+    assert_eq!(client.finish("a", 1000).errno, 0);
+    assert_eq!(client.exchange("a"), 1);
+    client.close("a");
+    check(&counter, Sum { attempts: 1, established: 1, flows_answered: 1, ..Sum::default() });
+}
+
+/// A world with one client, and the destination counted at hot index 0. In the order in which they must be dropped last.
+fn mk(address: &str, port: u16) -> (World, Counter, client::Client) {
+    let mut world = World::new();
+    let mut counter = world.probe();
+    counter.count(0, address, port);
+    let client = world.client();
+    (world, counter, client)
+}
+
+/// Begins a connect of socket "a" that nobody answers, and says how long it was outstanding when it was seen as late.
+fn late_after_ms(counter: &Counter, client: &mut client::Client, address: &str, port: u16) -> f64 {
+    let began = client.begin("a", at(address, port));
+    assert_eq!(began.errno, EINPROGRESS);
+    (late_at_ns(counter) - began.began_ns) as f64 / 1e6
+}
+
+/// When the one outstanding attempt was seen as late.
+fn late_at_ns(counter: &Counter) -> u64 {
+    let began_ns = now_ns();
+    loop {
+        let looked_ns = now_ns();
+        let sum = counter.sum(0);
+        if sum.outstanding_late == 1 {
+            return looked_ns;
+        }
+        assert!(looked_ns - began_ns < 1_000_000_000, "never late: {sum:?}");
+        pause_ms(1);
+    }
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_refused_connection_is_one_failure() {
+    let (_world, counter, mut client) = mk(SERVER, REFUSING);
+    assert_eq!(client.block(at(SERVER, REFUSING)).errno, ECONNREFUSED);
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_refused_connection_over_ipv6_is_one_failure() {
+    let (_world, counter, mut client) = mk(SERVER6, REFUSING);
+    assert_eq!(client.block(at(SERVER6, REFUSING)).errno, ECONNREFUSED);
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_ipv6_socket_to_a_mapped_address_counts_for_the_ipv4_destination() {
+    let (_world, mut counter, mut client) = mk(SERVER, REFUSING);
+    counter.count(1, SERVER, ANSWERING);
+    let mapped = format!("::ffff:{SERVER}");
+    assert_eq!(client.block(at(&mapped, REFUSING)).errno, ECONNREFUSED);
+    assert_eq!(client.block(at(&mapped, ANSWERING)).errno, 0);
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+    assert_eq!(counter.wait(1, |sum| sum.established == 1).attempts, 1);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_rejected_connection_is_one_failure_within_10_ms_and_none_when_it_is_closed() {
+    let (_world, counter, mut client) = mk(REJECTED, ANSWERING);
+    let began = client.begin("a", at(REJECTED, ANSWERING));
+    assert_eq!(began.errno, EINPROGRESS);
+    let counted = counter.wait(0, |sum| sum.failed[UNREACHABLE] == 1);
+    let seen_after_ns = now_ns() - began.began_ns;
+    assert_eq!(counted.outstanding, 0);
+    // The kernel reports the error within a millisecond; the rest is the two processes taking turns.
+    assert!(seen_after_ns < 10_000_000, "seen after {seen_after_ns} ns");
+    assert_eq!(client.finish("a", 1000).errno, ECONNREFUSED);
+    client.close("a");
+    check(&counter, Sum { attempts: 1, failed: by_cause(UNREACHABLE, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_rejected_blocking_connection_is_counted_at_once_and_not_again_when_it_returns() {
+    let (_world, counter, mut client) = mk(REJECTED, ANSWERING);
+    let before_ns = now_ns();
+    client.begin_block(at(REJECTED, ANSWERING));
+    counter.wait(0, |sum| sum.failed[UNREACHABLE] == 1);
+    assert!(now_ns() - before_ns < 50_000_000, "counted only after {} ns", now_ns() - before_ns);
+    let went = client.blocked();
+    assert_eq!(went.errno, ECONNREFUSED);
+    assert!(went.took_ms() > 500, "this kernel returns at once ({} ms): nothing was tested", went.took_ms());
+    check(&counter, Sum { attempts: 1, failed: by_cause(UNREACHABLE, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_ipv6_rejection_is_late_in_time_and_ends_once() {
+    let (_world, counter, mut client) = mk(REJECTED6, ANSWERING);
+    client.begin_block(at(REJECTED6, ANSWERING));
+    let late_at_ns = late_at_ns(&counter);
+    let went = client.blocked();
+    let late_ms = (late_at_ns - went.began_ns) as f64 / 1e6;
+    assert!((25.0..45.0).contains(&late_ms), "late after {late_ms} ms");
+    assert_eq!(went.errno, ECONNREFUSED);
+    check(&counter, Sum { attempts: 1, failed_late: by_cause(REFUSED, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_ipv6_blackhole_is_late_in_time_and_its_cancel_is_no_second_sample() {
+    let (_world, counter, mut client) = mk(DROPPED6, ANSWERING);
+    let late_ms = late_after_ms(&counter, &mut client, DROPPED6, ANSWERING);
+    assert!((25.0..45.0).contains(&late_ms), "late after {late_ms} ms");
+    client.close("a");
+    check(&counter, Sum { attempts: 1, cancelled_late: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_blackhole_that_the_application_gives_up_after_100_ms_is_late() {
+    let (_world, counter, mut client) = mk(DROPPED, ANSWERING);
+    assert_eq!(client.attempt(at(DROPPED, ANSWERING), 100).errno, ETIMEDOUT);
+    check(&counter, Sum { attempts: 1, cancelled_late: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_blackhole_that_the_application_gives_up_after_10_ms_is_nobodys_failure() {
+    let (_world, counter, mut client) = mk(DROPPED, ANSWERING);
+    let went = client.attempt(at(DROPPED, ANSWERING), 10);
+    assert_eq!(went.errno, ETIMEDOUT);
+    assert!(went.took_ms() < 25, "the machine was too slow to test this: {} ms", went.took_ms());
+    check(&counter, Sum { attempts: 1, cancelled: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_connection_that_recovers_after_it_was_late_counts_as_established_late() {
+    let (world, counter, mut client) = mk(SERVER, ANSWERING);
+    world.cut(ANSWERING);
+    late_after_ms(&counter, &mut client, SERVER, ANSWERING);
+    world.heal(ANSWERING);
+    // The kernel sends its SYN again after a second.
+    assert_eq!(client.finish("a", 3000).errno, 0);
+    assert_eq!(client.exchange("a"), 1);
+    client.close("a");
+    check(&counter, Sum { attempts: 1, established_late: 1, flows_answered: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_attempt_older_than_the_ring_of_slots_is_late_all_the_while() {
+    let (_world, counter, mut client) = mk(DROPPED, ANSWERING);
+    client.begin("old", at(DROPPED, ANSWERING));
+    counter.wait(0, |sum| sum.outstanding_late == 1);
+    // More than two laps of 1.07 s, with others that come and go in the same slots.
+    for _ in 0..250 {
+        assert_eq!(client.attempt(at(DROPPED, ANSWERING), 1).errno, ETIMEDOUT);
+        let sum = counter.sum(0);
+        assert_eq!((sum.outstanding, sum.outstanding_late - sum.outstanding), (1, 0), "{sum:?}");
+        pause_ms(8);
+    }
+    client.close("old");
+    let sum = counter.wait(0, |sum| sum.outstanding == 0);
+    assert_eq!((sum.cancelled_late, sum.outstanding_late, sum.attempts), (251 - sum.cancelled, 0, 251));
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_node_counts_its_own_sockets_only() {
+    let mut world = World::new();
+    let (mut one, mut two) = (world.probe_of("one"), world.probe_of("two"));
+    for node in [&mut one, &mut two] {
+        node.count(0, SERVER, REFUSING);
+    }
+    // As deep as Kubernetes nests its cgroups.
+    let mut client_of_one = world.client_in("one/kubelet/kubepods/burstable/pod/container");
+    let mut client_of_two = world.client_in("two");
+    for _ in 0..3 {
+        client_of_one.block(at(SERVER, REFUSING));
+    }
+    client_of_two.block(at(SERVER, REFUSING));
+    world.client_in("elsewhere").block(at(SERVER, REFUSING));
+    check(&one, Sum { attempts: 3, failed: by_cause(REFUSED, 3), ..Sum::default() });
+    check(&two, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+    assert_eq!(one.probe.losses().expect("are readable"), [0; Loss::COUNT]);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn another_port_and_another_address_are_not_counted() {
+    let (_world, counter, mut client) = mk(SERVER, REFUSING);
+    client.block(at(SERVER, ANSWERING));
+    client.block(at(SERVER6, REFUSING));
+    client.block(at(SERVER, REFUSING));
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+    assert_eq!(counter.probe.losses().expect("are readable"), [0; Loss::COUNT]);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_reset_before_the_answer_is_a_failed_flow() {
+    let (_world, counter, mut client) = mk(SERVER, RESETTING);
+    client.begin("a", at(SERVER, RESETTING));
+    assert_eq!(client.finish("a", 1000).errno, 0);
+    assert_eq!(client.exchange("a"), -i64::from(ECONNRESET));
+    client.close("a");
+    counter.wait(0, |sum| sum.failed[RESET] == 1);
+    check(&counter, Sum { attempts: 1, established: 1, failed: by_cause(RESET, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_reset_after_the_answer_is_an_answered_flow() {
+    let (_world, counter, mut client) = mk(SERVER, ANSWERING_THEN_RESETTING);
+    client.begin("a", at(SERVER, ANSWERING_THEN_RESETTING));
+    assert_eq!(client.finish("a", 1000).errno, 0);
+    assert_eq!(client.exchange("a"), 1);
+    pause_ms(20);
+    client.close("a");
+    counter.wait(0, |sum| sum.flows_answered == 1);
+    check(&counter, Sum { attempts: 1, established: 1, flows_answered: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_connection_closed_without_a_byte_is_no_flow() {
+    let (_world, counter, mut client) = mk(SERVER, ANSWERING);
+    assert_eq!(client.block(at(SERVER, ANSWERING)).errno, 0);
+    pause_ms(20);
+    check(&counter, Sum { attempts: 1, established: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn each_connect_of_one_socket_is_an_attempt_of_its_own() {
+    let (_world, mut counter, mut client) = mk(SERVER, REFUSING);
+    counter.count(1, SERVER, ANSWERING);
+    client.begin("a", at(SERVER, REFUSING));
+    assert_eq!(client.finish("a", 1000).errno, ECONNREFUSED);
+    client.begin("a", at(SERVER, REFUSING));
+    assert_eq!(client.finish("a", 1000).errno, ECONNREFUSED);
+    client.begin("a", at(SERVER, ANSWERING));
+    assert_eq!(client.finish("a", 1000).errno, 0);
+    assert_eq!(client.exchange("a"), 1);
+    client.close("a");
+    check(&counter, Sum { attempts: 2, failed: by_cause(REFUSED, 2), ..Sum::default() });
+    let answering = counter.wait(1, |sum| sum.flows_answered == 1);
+    assert_eq!(answering, Sum { attempts: 1, established: 1, flows_answered: 1, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_end_under_another_generation_touches_nothing() {
+    let (_world, mut counter, mut client) = mk(DROPPED, ANSWERING);
+    client.begin("a", at(DROPPED, ANSWERING));
+    counter.wait(0, |sum| sum.outstanding == 1);
+    counter.probe.release(&destination(DROPPED, ANSWERING)).expect("was counted");
+    counter.assign(0, 2, SERVER, REFUSING);
+    client.close("a");
+    for _ in 0..100 {
+        if counter.loss(Loss::Stale) == 1 {
+            break;
+        }
+        pause_ms(1);
+    }
+    assert_eq!(counter.loss(Loss::Stale), 1);
+    assert_eq!(counter.sum(0), Sum::default());
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn an_end_without_a_start_is_reported_and_touches_nothing() {
+    let mut world = World::new();
+    let mut client = world.client();
+    client.begin("a", at(DROPPED, ANSWERING));
+    let mut counter = world.probe();
+    counter.count(0, DROPPED, ANSWERING);
+    client.close("a");
+    for _ in 0..100 {
+        if counter.loss(Loss::EndWithoutStart) == 1 {
+            break;
+        }
+        pause_ms(1);
+    }
+    assert_eq!(counter.loss(Loss::EndWithoutStart), 1);
+    assert_eq!(counter.sum(0), Sum::default());
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_released_destination_is_counted_no_more() {
+    let (_world, mut counter, mut client) = mk(SERVER, REFUSING);
+    client.block(at(SERVER, REFUSING));
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+    counter.probe.release(&destination(SERVER, REFUSING)).expect("was counted");
+    counter.probe.release(&destination(SERVER, REFUSING)).expect("releasing twice is no error");
+    client.block(at(SERVER, REFUSING));
+    check(&counter, Sum { attempts: 1, failed: by_cause(REFUSED, 1), ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_destination_of_no_split_is_counted_without_ages() {
+    let mut world = World::new();
+    let mut counter = world.probe();
+    for (position, (address, port)) in
+        (0..).zip([(SERVER, REFUSING), (SERVER, ANSWERING), (DROPPED, ANSWERING), (SERVER, RESETTING)])
+    {
+        counter.count(HOT_CAPACITY + position, address, port);
+    }
+    let mut client = world.client();
+    client.block(at(SERVER, REFUSING));
+    client.block(at(SERVER, ANSWERING));
+    client.attempt(at(DROPPED, ANSWERING), 60);
+    client.begin("a", at(SERVER, RESETTING));
+    assert_eq!(client.finish("a", 1000).errno, 0);
+    client.exchange("a");
+    pause_ms(20);
+    let cold = |position| {
+        let cold = counter.probe.cold(HOT_CAPACITY + position).expect("is readable");
+        (cold.attempts, cold.established, cold.cancelled, cold.failed)
+    };
+    assert_eq!(cold(0), (1, 0, 0, by_cause(REFUSED, 1)));
+    assert_eq!(cold(1), (1, 1, 0, [0; 4]));
+    assert_eq!(cold(2), (1, 0, 1, [0; 4]));
+    assert_eq!(cold(3), (1, 1, 0, by_cause(RESET, 1)));
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn what_does_not_fit_is_refused_by_name() {
+    let world = World::new();
+    let mut counter = world.probe();
+    let beyond = DestinationValue { index: HOT_CAPACITY + 16, generation: 1, late_slots: 4 };
+    let refused = counter.probe.assign(&destination(SERVER, 1), &beyond);
+    assert!(matches!(refused, Err(MapError::OutOfRange { index, .. }) if index == HOT_CAPACITY + 16));
+    assert!(matches!(counter.probe.hot(HOT_CAPACITY), Err(MapError::OutOfRange { .. })));
+    let value = DestinationValue { index: 0, ..beyond };
+    let full = (1..100).find_map(|port| counter.probe.assign(&destination(SERVER, port), &value).err());
+    assert!(matches!(full, Some(MapError::Full { map: "DESTINATIONS" })), "{full:?}");
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn the_first_failure_of_a_round_wakes_with_its_own_times() {
+    let (_world, mut counter, mut client) = mk(SERVER, REFUSING);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("has no conditions");
+    let mut events = runtime.block_on(async { counter.probe.take_events() }).expect("is taken once");
+    assert!(matches!(counter.probe.take_events(), Err(MapError::Missing { .. })));
+    let mut next = |limit_ms| {
+        let mut records: Vec<FirstFailure> = Vec::new();
+        let limit = Duration::from_millis(limit_ms);
+        let waited = runtime.block_on(async { tokio::time::timeout(limit, events.next(&mut records)).await });
+        waited.map(|woken| woken.expect("the ring can be waited for")).ok().map(|()| records)
+    };
+    assert!(next(20).is_none(), "woken by nothing");
+    let went = client.block(at(SERVER, REFUSING));
+    let records = next(1000).expect("the first failure wakes");
+    let [record] = records[..] else { panic!("one failure, and {records:?}") };
+    assert_eq!((record.index, record.generation, record.cause), (0, 1, FailureCause::Refused as u32));
+    assert!(went.began_ns < record.started_ns && record.started_ns < record.failed_ns, "{record:?} of {went:?}");
+    assert!(record.failed_ns < went.ended_ns, "{record:?} of {went:?}");
+    // Others of the round are silent, but for the first on another CPU.
+    let cpus = counter.probe.hot(0).expect("is readable").len();
+    for _ in 0..20 {
+        client.block(at(SERVER, REFUSING));
+    }
+    let others = next(20).map_or(0, |records| records.len());
+    assert!(others < cpus, "{others} more records on {cpus} CPUs");
+    assert_eq!(counter.probe.next_round().expect("can be raised"), 1);
+    client.block(at(SERVER, REFUSING));
+    assert_eq!(next(1000).expect("a new round has a first failure").len(), 1);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_round_shows_its_failing_clients_and_its_oldest_start() {
+    let (_world, mut counter, mut client) = mk(SERVER, REFUSING);
+    let ended = counter.probe.next_round().expect("can be raised");
+    let round = ended + 1;
+    let went = client.block(at(SERVER, REFUSING));
+    client.block(at(SERVER, REFUSING));
+    counter.wait(0, |sum| sum.failed[REFUSED] == 2);
+    assert_eq!(counter.probe.next_round().expect("can be raised"), round);
+    assert_eq!(u64::from(counter.probe.stamps().expect("are readable").rounds[0]), round);
+    let values = counter.probe.hot(0).expect("is readable");
+    let windows: Vec<_> =
+        values.iter().map(|value| value.failing[(round % 2) as usize]).filter(|window| window.round == round).collect();
+    let clients = windows.iter().fold(0, |clients, window| clients | window.clients);
+    assert_eq!(clients.count_ones(), 1, "one client: {windows:?}");
+    let oldest_ns = windows.iter().map(|window| window.oldest_start_ns).min().expect("there is a window");
+    assert!((went.began_ns..went.ended_ns).contains(&oldest_ns));
+    let slot_clients = values.iter().flat_map(|value| value.slot_clients).fold(0, |clients, more| clients | more);
+    assert_eq!(slot_clients.count_ones(), 1);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn the_kernels_own_figures_can_be_read() {
+    let (_world, counter, mut client) = mk(SERVER, REFUSING);
+    let measured = world::Measured::begin();
+    client.block(at(SERVER, REFUSING));
+    let programs = counter.probe.programs().expect("are readable");
+    drop(measured);
+    assert!(programs.iter().any(|(_, figures)| figures.runs > 0), "{programs:?}");
+    assert!(counter.probe.memory_bytes().expect("are readable") > 0);
+    counter.probe.recursion_misses().expect("are readable");
+}
+
+/// Loads of client processes against the four destinations, compared with what the clients saw.
+#[track_caller]
+fn compare_load(processes: u64, connects: u64) {
+    let mut world = World::new();
+    let mut counter = world.probe();
+    counter.count_load();
+    let measured = world::Measured::begin();
+    let mut clients: Vec<_> = (0..processes).map(|_| world.client()).collect();
+    let began_ns = now_ns();
+    for (seed, client) in (1..).zip(&mut clients) {
+        client.begin_load(0x5851_f42d_4c95_7f2d_u64.wrapping_mul(seed), connects / processes);
+    }
+    let mut truth = client::Truth::default();
+    for client in &mut clients {
+        truth.add(&client.truth());
+    }
+    let took_ms = (now_ns() - began_ns) / 1_000_000;
+    pause_ms(50);
+    drop(measured);
+    let sums: Vec<Sum> = (0..4).map(|index| counter.sum(index)).collect();
+    let losses = counter.probe.losses().expect("are readable");
+    let misses = counter.probe.recursion_misses().expect("are readable");
+    println!("{connects} connects by {processes} processes in {took_ms} ms");
+    println!("truth: {truth:?}\nlosses: {losses:?} (by {:?}), recursion misses {misses}", Loss::ALL);
+    for (name, sum) in ["answering", "refusing", "rejected", "dropped"].into_iter().zip(&sums) {
+        println!("{name}: {sum:?}");
+    }
+    for (program, figures) in counter.probe.programs().expect("are readable") {
+        let per_run = figures.run_time_ns.checked_div(figures.runs);
+        println!("{program}: {} runs, {per_run:?} ns each: {figures:?}", figures.runs);
+        println!("  {:.3} us per connection", figures.run_time_ns as f64 / 1000.0 / truth.attempts() as f64);
+    }
+    for sum in &sums {
+        assert_eq!(sum.attempts as i64, sum.ended() as i64 + sum.outstanding, "every start is counted or outstanding");
+    }
+    let attempts: u64 = sums.iter().map(|sum| sum.attempts).sum();
+    let outstanding: i64 = sums.iter().map(|sum| sum.outstanding).sum();
+    let unstarted = losses[Loss::EndWithoutStart as usize];
+    assert_eq!(truth.attempts(), attempts + unstarted, "truth is what was counted and what was reported as lost");
+    assert!((0..=misses as i64).contains(&outstanding), "{outstanding} outstanding after the end, {misses} misses");
+    let counted = [
+        sums[0].established + sums[0].established_late,
+        sums[1].failed[REFUSED] + sums[1].failed_late[REFUSED],
+        sums[2].failed[UNREACHABLE] + sums[2].failed_late[UNREACHABLE],
+        sums[3].cancelled + sums[3].cancelled_late,
+        sums[0].flows_answered,
+    ];
+    let seen = [truth.established, truth.refused, truth.unreachable, truth.cancelled, truth.answered];
+    for (counted, seen) in counted.into_iter().zip(seen) {
+        assert!(counted <= seen && seen - counted <= misses, "counted {counted}, seen {seen}, {misses} misses");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn twenty_thousand_mixed_connections_are_counted_as_their_clients_saw_them() {
+    compare_load(4, 20_000);
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn a_hundred_thousand_mixed_connections_are_counted_as_their_clients_saw_them() {
+    compare_load(4, 100_000);
+}
