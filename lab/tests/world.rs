@@ -118,6 +118,7 @@ fn check_span(span: Span, before_ns: u64) {
 #[test]
 #[ignore = "needs root: cargo xtask test runs it"]
 fn the_standard_layout_comes_and_goes_without_a_trace() {
+    assert_eq!(lab::world::lacks(), Vec::<String>::new());
     let links = links_of_the_machine();
     let mut pods: Vec<(String, String)> = Vec::new();
     for number in 0..6 {
@@ -198,7 +199,7 @@ fn a_nodes_child_sees_the_node_as_its_machine() {
     let mount = mount_point().unwrap();
     let script = format!(
         "stat -c inode:%i {mount}; stat -fc type:%T {mount}; tail -n1 /proc/self/cgroup; ls {mount}/kubepods/besteffort; \
-         ip -br -4 addr show eth0; grep -c cgroup2 /proc/self/mountinfo; touch /sys/fs/bpf/x 2>/dev/null; mkdir /sys/fs/bpf/d",
+         ip -br -4 addr show eth0; grep -c cgroup2 /proc/self/mountinfo; mkdir /sys/fs/bpf/d; echo netns:$(grep -c /netns/ /proc/self/mountinfo)",
         mount = mount.display()
     );
     let launch = |script: &str| Launch {
@@ -217,6 +218,8 @@ fn a_nodes_child_sees_the_node_as_its_machine() {
     assert!(said.contains("poduid-one") && said.contains("poduid-two") && !said.contains("poduid-client"));
     assert!(said.contains("198.51.100.2/24"));
     assert!(said.lines().any(|line| line == "1"), "there is one cgroup2 mount only");
+
+    assert!(said.contains("netns:0"), "it keeps no other namespace alive");
 
     // A second child of the same node finds what the first one pinned; another node does not.
     for (name, expected) in [("south", "found"), ("north", "missing")] {

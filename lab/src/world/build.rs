@@ -21,6 +21,9 @@ use super::{spawn, tool};
 /// Namespaces set up at once: more threads than processors would only take turns.
 const BUILDERS: usize = 2;
 
+/// Settings of every interface; absent when the kernel has no IPv6, which is a machine that the lab can live with.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
 /// By name.
 pub(super) type Nodes = BTreeMap<String, Node>;
 pub(super) type Pods = BTreeMap<String, Pod>;
@@ -132,9 +135,13 @@ impl Step {
             if let Some(nft) = &self.nft {
                 tool::run("nft", &["-f", "-"], nft)?;
             }
-            for (name, value) in self.sysctls {
+            let has_ipv6 = Path::new(IPV6).exists();
+            for (name, value) in self.sysctls.iter().filter(|(name, _)| has_ipv6 || !name.starts_with("ipv6/")) {
                 let path = format!("/proc/sys/net/{name}");
                 fs::write(&path, value).with_context(|| format!("cannot write {value:?} to {path}"))?;
+            }
+            if !has_ipv6 {
+                return tool::run("ip", &["-batch", "-"], &fabric::without_ipv6(&self.script));
             }
             without_address_detection()?;
             tool::run("ip", &["-batch", "-"], &self.script)
@@ -146,9 +153,8 @@ impl Step {
 /// asks for its neighbours with that address. Here every address is unique by construction. Existing interfaces ignore
 /// the default, and the kernel skips detection only when `all` agrees (net/ipv6/addrconf.c, addrconf_dad_begin).
 fn without_address_detection() -> Result<()> {
-    let directory = "/proc/sys/net/ipv6/conf";
-    for entry in fs::read_dir(directory).with_context(|| format!("cannot list {directory}"))? {
-        let path = entry.with_context(|| format!("cannot list {directory}"))?.path().join("accept_dad");
+    for entry in fs::read_dir(IPV6).with_context(|| format!("cannot list {IPV6}"))? {
+        let path = entry.with_context(|| format!("cannot list {IPV6}"))?.path().join("accept_dad");
         fs::write(&path, "0").with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())

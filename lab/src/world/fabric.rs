@@ -131,6 +131,11 @@ pub(crate) fn pod_script(pod: &PlacedPod) -> String {
     script
 }
 
+/// The same script for a machine whose kernel has no IPv6: every line that names an IPv6 address goes.
+pub(crate) fn without_ipv6(script: &str) -> String {
+    script.lines().filter(|line| !line.contains("::")).map(|line| format!("{line}\n")).collect()
+}
+
 fn push_pod_routes(script: &mut String, nodes: &[PlacedNode], except: Option<u8>) {
     for node in nodes.iter().filter(|node| Some(node.number) != except) {
         let number = node.number;
@@ -142,4 +147,30 @@ fn push_pod_routes(script: &mut String, nodes: &[PlacedNode], except: Option<u8>
 fn push(script: &mut String, line: std::fmt::Arguments<'_>) {
     script.write_fmt(line).expect("writing to a String cannot fail");
     script.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::layout::{self, Layout, NodeSpec, PodSpec};
+    use super::*;
+
+    #[test]
+    fn a_machine_without_ipv6_gets_every_ipv4_line_and_no_other() {
+        let layout = Layout {
+            nodes: vec![
+                NodeSpec { name: "a".into(), zone: String::new() },
+                NodeSpec { name: "b".into(), zone: String::new() },
+            ],
+            pods: vec![PodSpec { name: "p".into(), node: "a".into(), uid: "u".into() }],
+            ..Layout::default()
+        };
+        let (nodes, pods) = layout::place(&layout).unwrap();
+        for script in [control_script(&nodes), node_script(&nodes[0], &nodes, &pods), pod_script(&pods[0])] {
+            let kept = without_ipv6(&script);
+            assert!(script.contains("2001:db8:"));
+            assert!(!kept.contains("2001:db8:") && !kept.contains("::/0"));
+            let count = |text: &str| text.lines().filter(|line| line.contains("198.") || line.contains("link")).count();
+            assert_eq!(count(&kept), count(&script));
+        }
+    }
 }

@@ -33,5 +33,8 @@ pub fn lacks() -> Vec<String> {
             lacks.push(format!("The program {name} is missing (Debian package {package})."));
         }
     }
+    if lacks.is_empty() && tool::run("nft", &["list", "tables"], "").is_err() {
+        lacks.push("The kernel has no nf_tables, with which nodes translate ClusterIPs and paths break.".to_owned());
+    }
     lacks
 }

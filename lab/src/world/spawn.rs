@@ -19,11 +19,13 @@ use super::clock;
 const ENTER: &str = r#"echo 0 > "$1/cgroup.procs" && shift && exec "$@""#;
 
 /// Makes `$1` the root of a private cgroup namespace and of a fresh cgroup2 mount over `$2`, gives the node its own BPF
-/// file system, leaves the root for a child cgroup (a populated root could not be told from one of its children), and
-/// stays as the node's first process, so that the namespaces outlive the agents that enter them.
+/// file system, lets go of the machine's named network namespaces (a copied mount would keep one alive after its world),
+/// leaves the root for a child cgroup (a populated root could not be told from one of its children), and stays as the
+/// node's first process, so that the namespaces outlive the agents that enter them.
 const NODE: &str = r#"echo 0 > "$1/cgroup.procs" && exec unshare --cgroup --mount --propagation private sh -c '
 umount -l "$0" && mount -t cgroup2 cgroup2 "$0" || exit 1
 mount -t bpf bpf /sys/fs/bpf 2>/dev/null
+umount -R -l /run/netns 2>/dev/null
 mkdir -p "$0/init" && echo 0 > "$0/init/cgroup.procs" && echo ready && exec setpriv --pdeathsig KILL sleep infinity
 ' "$2""#;
 
