@@ -26,17 +26,6 @@ use crate::config::Cidr;
 pub(crate) use counters::Counters;
 use fault::Fault;
 
-/// Connections at the same time, so that descriptors and memory stay bounded: 5,000 nodes, each with its stream and a second
-/// one while it reconnects, and some.
-const CONNECTIONS_LIMIT: usize = 10_240;
-
-/// Of these, how many may not have said Hello yet. They cost a task and 64 KiB of window each, for at most
-/// [`HELLO_TIMEOUT`]; a cluster's agents that come back together wait their turn by retrying.
-const STRANGERS_LIMIT: usize = 512;
-
-/// How long a connection may live without a stream that has said Hello. An agent says it in its first packet.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-
 /// Pause after a failed accept. EMFILE and ENFILE stay until some other file is closed: without a pause the loop spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -77,6 +66,30 @@ pub(crate) enum Arrival {
     },
 }
 
+/// What bounds strangers. Fields, so that a test need not open ten thousand connections or wait for seconds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Connections at the same time.
+    pub(crate) connections: usize,
+    /// Of these, how many may not have said Hello yet.
+    pub(crate) strangers: usize,
+    /// How long a connection may live without a stream that has said Hello.
+    pub(crate) hello_within: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Descriptors and memory stay bounded: 5,000 nodes, each with its stream and a second one while it reconnects.
+            connections: 10_240,
+            // A task and 64 KiB of window each; a cluster's agents that come back together wait their turn by retrying.
+            strangers: 512,
+            // An agent says it in its first packet.
+            hello_within: Duration::from_secs(3),
+        }
+    }
+}
+
 /// What all connections share.
 pub(crate) struct Ingest {
     /// Whose connections are taken beside loopback's.
@@ -85,6 +98,8 @@ pub(crate) struct Ingest {
     pub(crate) arrivals: mpsc::Sender<Arrival>,
     /// What was taken and what was not.
     pub(crate) counters: Counters,
+    /// What bounds strangers.
+    pub(crate) limits: Limits,
     /// The controller's clock.
     pub(crate) now: fn() -> Time,
 }
@@ -104,8 +119,8 @@ impl Accept for TcpListener {
 /// Serves until it is dropped; dropping ends every connection too.
 pub(crate) async fn serve(mut listener: impl Accept, ingest: Ingest) {
     let ingest = Arc::new(ingest);
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_LIMIT));
-    let strangers = Arc::new(Semaphore::new(STRANGERS_LIMIT));
+    let slots = Arc::new(Semaphore::new(ingest.limits.connections));
+    let strangers = Arc::new(Semaphore::new(ingest.limits.strangers));
     let mut connections = JoinSet::new();
     loop {
         let (socket, peer) = tokio::select! {

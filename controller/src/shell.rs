@@ -154,6 +154,7 @@ impl Controller {
             allowed: settings.ingest_from.clone(),
             arrivals: arrivals_in,
             counters: ingest_counters,
+            limits: ingest::Limits::default(),
             now: clock::monotonic,
         };
         let cluster = Cluster { client, observations: observations_in, progress: Arc::clone(&progress) };

@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::fault::Fault;
-use super::{HELLO_TIMEOUT, Ingest, stream};
+use super::{Ingest, stream};
 
 /// An agent has one stream; the rest is for one that reconnects within its connection.
 const STREAMS_LIMIT: u32 = 4;
@@ -58,7 +58,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the connection is asked whether it has a stream that said Hello.
-const HELLO_TICK: Duration = Duration::from_millis(250);
+const HELLO_TICK: Duration = Duration::from_millis(100);
 
 type ResponseBody = BoxBody<Bytes, Infallible>;
 
@@ -102,8 +102,8 @@ pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, ingest: Arc<Inges
             }
             Some(stream) = opened.recv() => running.push(stream.run()),
             Some(()) = running.next() => {}
-            _ = tick.tick() => if unbound.for_longer_than(HELLO_TIMEOUT, shared.bound.load(Ordering::Relaxed)) {
-                ingest.fault(Some(peer), &Fault::NoHello);
+            _ = tick.tick() => if unbound.for_longer_than(ingest.limits.hello_within, shared.bound.load(Ordering::Relaxed)) {
+                ingest.fault(Some(peer), &Fault::NoHello(ingest.limits.hello_within));
                 break;
             }
         }

@@ -4,10 +4,9 @@
 //! payload: what a stranger sends does not belong in a log.
 
 use std::io;
+use std::time::Duration;
 
 use probe_common::wire::DecodeError;
-
-use super::HELLO_TIMEOUT;
 
 /// Who repairs it stands with each; the agent reconnects in any case.
 #[derive(Debug, thiserror::Error)]
@@ -28,8 +27,8 @@ pub(super) enum Fault {
     #[error("it did not answer a PING in time")]
     KeepAlive,
     /// The agent's author.
-    #[error("no stream of it said Hello within {HELLO_TIMEOUT:?}")]
-    NoHello,
+    #[error("no stream of it said Hello within {0:?}")]
+    NoHello(Duration),
     /// The agent's author.
     #[error("it asked for something else than POST /v1/stream")]
     Request,
@@ -59,7 +58,7 @@ impl Fault {
             Self::Connections => "connections",
             Self::Transport(_) => "transport",
             Self::KeepAlive => "keep-alive",
-            Self::NoHello => "no-hello",
+            Self::NoHello(_) => "no-hello",
             Self::Request => "request",
             Self::FirstFrame => "first-frame",
             Self::SecondHello => "second-hello",

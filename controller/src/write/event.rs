@@ -135,7 +135,8 @@ impl Publisher {
         let mut pause = PAUSE_FIRST;
         let (outcome, error) = loop {
             let error = match tokio::time::timeout(REQUEST_DEADLINE, api.create(&PostParams::default(), &event)).await {
-                Ok(Ok(_)) => break (Outcome::Published, None),
+                // What the server took and then showed in a way that we cannot read is published all the same.
+                Ok(Ok(_) | Err(kube::Error::SerdeError(_))) => break (Outcome::Published, None),
                 Ok(Err(error)) if is_final(&error) => break (Outcome::Refused, Some(Chain(&error).to_string())),
                 Ok(Err(error)) => Chain(&error).to_string(),
                 Err(_) => format!("no answer within {REQUEST_DEADLINE:?}"),
