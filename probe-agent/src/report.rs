@@ -101,9 +101,22 @@ impl Reporter {
         self.lost_events += lost_events;
     }
 
-    /// Says from now on that this node cannot count, or that it can.
+    /// Says from now on that this node cannot count, or that it can. A report of a blind node has no rows, so those that
+    /// wait become a gap.
     pub fn set_blind(&mut self, blind: Option<&str>) {
         self.blind = blind.map(str::to_owned);
+        if self.blind.is_some() {
+            self.dropped_rows += self.rows.len() as u64;
+            self.first_row += self.rows.len() as u64;
+            self.rows.clear();
+            self.mergeable.clear();
+        }
+    }
+
+    /// Whether rows are told: not before the totals of this stream.
+    #[must_use]
+    pub const fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// Why this node cannot count, if so.
@@ -391,9 +404,12 @@ mod tests {
     #[test]
     fn a_blind_node_says_why() {
         let mut reporter = mk_live();
+        reporter.push_rows(&[mk_row(1, 8, 1, 0)], 8);
         reporter.set_blind(Some("no BTF"));
         reporter.flush(9);
-        assert_eq!(reports(&mut reporter)[0].blind.as_deref(), Some("no BTF"));
+        let reports = reports(&mut reporter);
+        assert_eq!(reports[0].blind.as_deref(), Some("no BTF"));
+        assert_eq!((reports[0].rows.len(), reports[0].dropped_rows), (0, 1));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 #[path = "agent/blind.rs"]
 mod blind;
+#[path = "agent/cluster.rs"]
+mod cluster;
 #[path = "agent/controller.rs"]
 mod controller;
 #[path = "agent/counting.rs"]

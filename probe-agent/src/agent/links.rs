@@ -124,7 +124,12 @@ impl Links {
     /// History of destinations that were gained, for whoever had history before.
     pub(super) fn push_totals(&self, totals: &[Total]) {
         for link in self.links.values().filter(|link| link.standing == Standing::Told && !totals.is_empty()) {
-            link.outbox.with(|reporter| reporter.push_totals(totals.iter().cloned(), (self.clock)()));
+            link.outbox.with(|reporter| {
+                // A stream that has just begun anew gets all of its history later.
+                if reporter.is_live() {
+                    reporter.push_totals(totals.iter().cloned(), (self.clock)());
+                }
+            });
         }
     }
 
