@@ -21,7 +21,7 @@ use lab::world::netns::Netns;
 use lab::world::{Launch, Layout, NodeSpec, Pod, PodChild, PodSpec, World, clock, dial_from};
 
 const PORT: u16 = 8080;
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_millis(500);
 const READY: Duration = Duration::from_secs(5);
 
 fn mk_layout(nodes: &[&str], pods: &[(&str, &str)]) -> Layout {

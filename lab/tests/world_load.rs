@@ -214,14 +214,15 @@ fn clients_carry_a_thousand_connections_a_second() {
     let pids: Vec<u32> = clients.iter().chain(&lab.servers).map(PodChild::pid).collect();
     let before: Vec<f64> = pids.iter().map(|pid| cpu_seconds(*pid)).collect();
     let own = cpu_seconds(std::process::id());
+    let ended = records.ended();
     let (from_ns, to_ns) = run_for(5000);
     let seconds = (to_ns - from_ns) as f64 / 1e9;
+    let rate = (records.ended() - ended) as f64 / seconds;
     let used: Vec<f64> = pids.iter().zip(&before).map(|(pid, before)| cpu_seconds(*pid) - before).collect();
     let own = (cpu_seconds(std::process::id()) - own) / seconds * 100.0;
     let (of_clients, of_servers) = (used[..6].iter().sum::<f64>(), used[6..].iter().sum::<f64>());
     clients.iter().for_each(settle);
     let since = records.since(from_ns);
-    let rate = since.sent as f64 / seconds;
     println!("{rate:.0} connections a second, {} failed", since.failed);
     println!("six clients {:.1} % of a processor", of_clients / seconds * 100.0);
     println!("six servers {:.1} %, the lab itself {own:.1} %", of_servers / seconds * 100.0);
