@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "world/load.rs"]
+mod load;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -442,7 +445,7 @@ fn a_sweep_removes_the_worlds_of_the_dead_and_no_others() {
 }
 
 /// A parked thread may wake early, for instance by the end of an earlier scoped thread.
-fn pause(millis: u64) {
+pub(crate) fn pause(millis: u64) {
     let until_ns = clock::now_ns() + millis * 1_000_000;
     while let Some(left_ns) = until_ns.checked_sub(clock::now_ns()) {
         std::thread::park_timeout(Duration::from_nanos(left_ns.max(1)));

@@ -1,6 +1,5 @@
 //! Load on the real kernel with an API server beside it: clients follow a split's weights and its ready endpoints as a
-//! mesh's proxy does, also through a gateway. Needs root; `cargo xtask test` runs it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! mesh's proxy does, also through a gateway.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,6 +14,8 @@ use lab::load::wire::{
 use lab::world::fault::{Fault, Filter, Refused};
 use lab::world::{Layout, NodeSpec, PodChild, PodSpec, World, clock};
 use serde_json::{Value, json};
+
+use crate::pause;
 
 const PORT: u16 = 8080;
 const READY: Duration = Duration::from_secs(5);
@@ -122,14 +123,6 @@ impl Lab {
 
     fn gateway(&self) -> &PodChild {
         self.servers.last().unwrap()
-    }
-}
-
-/// A parked thread may wake early, for instance by the end of an earlier scoped thread.
-fn pause(millis: u64) {
-    let until_ns = clock::now_ns() + millis * 1_000_000;
-    while let Some(left_ns) = until_ns.checked_sub(clock::now_ns()) {
-        std::thread::park_timeout(Duration::from_nanos(left_ns.max(1)));
     }
 }
 
