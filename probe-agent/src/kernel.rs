@@ -83,7 +83,15 @@ impl Probe {
     /// # Errors
     /// Each phase has its variant; [`LoadError::NotBuilt`] when the agent was built without an object.
     pub fn load(settings: &Settings) -> Result<Self, LoadError> {
-        load::load(settings)
+        load::load(load::embedded()?, settings)
+    }
+
+    /// The same with another object than the embedded one: for measurements that compare objects.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_object(object: &[u8], settings: &Settings) -> Result<Self, LoadError> {
+        load::load(object, settings)
     }
 
     /// Raises [`probe_common::abi::Control::round`]; returns the round that just ended, whose windows are complete now and stay until

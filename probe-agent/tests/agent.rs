@@ -11,5 +11,7 @@ mod controller;
 mod counting;
 #[path = "agent/running.rs"]
 mod running;
+#[path = "agent/size.rs"]
+mod size;
 #[path = "agent/uplink.rs"]
 mod uplink;

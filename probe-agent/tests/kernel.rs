@@ -532,3 +532,34 @@ fn twenty_thousand_mixed_connections_are_counted_as_their_clients_saw_them() {
 fn a_hundred_thousand_mixed_connections_are_counted_as_their_clients_saw_them() {
     compare_load(4, 100_000);
 }
+
+/// Prints the kernel's own figures for a loop that only connects and closes, both ends on this machine, all of it on one
+/// CPU. A figure, not a verdict: what it should be is for `cargo xtask bench`, on a quiet machine.
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn what_a_connection_costs_is_printed() {
+    const CONNECTS: u64 = 20_000;
+    // Threads and processes that this one starts inherit it.
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(0);
+    rustix::thread::sched_setaffinity(None, &cpus).expect("CPU 0 is there");
+    let (_world, counter, mut client) = mk(SERVER, ANSWERING);
+    for _ in 0..3 {
+        let measured = world::Measured::begin();
+        let before = counter.probe.programs().expect("are readable");
+        let went = client.repeat(at(SERVER, ANSWERING), CONNECTS);
+        let after = counter.probe.programs().expect("are readable");
+        drop(measured);
+        for ((program, before), (_, after)) in before.into_iter().zip(after) {
+            let (runs, time_ns) = (after.runs - before.runs, after.run_time_ns - before.run_time_ns);
+            println!(
+                "{program}: {:.1} runs of {} ns, {:.3} us per connection",
+                runs as f64 / CONNECTS as f64,
+                time_ns.checked_div(runs).unwrap_or(0),
+                time_ns as f64 / 1000.0 / CONNECTS as f64
+            );
+        }
+        println!("{:.0} connects per second", CONNECTS as f64 * 1e9 / (went.ended_ns - went.began_ns) as f64);
+    }
+    assert_eq!(counter.wait(0, |sum| sum.ended() == 3 * CONNECTS).attempts, 3 * CONNECTS);
+}

@@ -113,7 +113,7 @@ pub(crate) fn on_flow_end(socket: Socket, new: i32) {
     }
     let Some(traffic) = socket.traffic() else { return };
     // A FIN took one number of the sequence, and was counted before the socket went to CLOSE_WAIT
-    // (<https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_input.c#L5245-L5269>).
+    // (`tcp_data_queue` in <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_input.c>).
     let fin = if new == TCP_CLOSE_WAIT { 1 } else { 0 };
     if traffic.received > fin {
         count::answered(attempt);
@@ -141,8 +141,8 @@ fn claim(attempt: *mut Attempt, from: AttemptState, to: AttemptState) -> bool {
     (unsafe { state.read_volatile() }) == from as u32 && atomic::swap32(state, from as u32, to as u32)
 }
 
-/// What `sk_err` at the way out of SYN_SENT says. The kernel's table of ICMP errors is
-/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/icmp.c#L126-L194>.
+/// What `sk_err` at the way out of SYN_SENT says. The kernel's table of ICMP errors is `icmp_err_convert` in
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/icmp.c>.
 #[inline(always)]
 fn outcome_of(error: i32) -> Outcome {
     match error {
@@ -158,7 +158,7 @@ fn outcome_of(error: i32) -> Outcome {
 }
 
 /// Whether an established connection ended by the peer's RST
-/// (<https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_input.c#L4459-L4482>).
+/// (`tcp_reset` in <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_input.c>).
 #[inline(always)]
 fn is_reset(error: i32) -> bool {
     error == ECONNRESET || error == EPIPE

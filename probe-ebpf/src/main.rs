@@ -22,7 +22,7 @@ use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use crate::socket::{Socket, TCP_ESTABLISHED, TCP_SYN_SENT};
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`
-/// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h#L141>), before the new state is stored.
+/// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h>), before the new state is stored.
 ///
 /// Eight of ten transitions of a connection are none of ours: they leave after two comparisons.
 #[btf_tracepoint(function = "inet_sock_set_state")]
@@ -46,11 +46,11 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 }
 
 /// `TP_PROTO(const struct sock *sk)`
-/// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h#L235>).
+/// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h>).
 ///
 /// For an ICMP error that meets a socket in use (a connect in progress holds it), the kernel queues the error and
 /// reports it while `sk_err` is still 0; the socket stays in SYN_SENT until the application closes it
-/// (<https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c#L604-L621>). So this report is the only sign.
+/// (`tcp_v4_err` in <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c>). So this report is the only sign.
 #[btf_tracepoint(function = "inet_sk_error_report")]
 pub(crate) fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     let socket = Socket::new(ctx.arg(0));

@@ -13,7 +13,8 @@ use crate::atomic;
 
 /// Not preallocated: a lookup then never sees an entry that was recycled for another key, and memory follows use.
 #[map]
-pub(crate) static DESTINATIONS: HashMap<DestinationKey, DestinationValue> = HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
+pub(crate) static DESTINATIONS: HashMap<DestinationKey, DestinationValue> =
+    HashMap::with_max_entries(1, BPF_F_NO_PREALLOC);
 
 #[map]
 pub(crate) static GENERATIONS: Array<u32> = Array::with_max_entries(1, 0);

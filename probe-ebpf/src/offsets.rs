@@ -3,8 +3,8 @@
 //! Each constant lies in `.rodata`, is set before loading, and is known to the verifier by value, which therefore checks
 //! every load against the kernel's own types (`PTR_TO_BTF_ID`): a wrong offset is refused at load, never misread. A load
 //! through a pointer that went stale reads zero instead of faulting
-//! (<https://docs.kernel.org/bpf/prog_lsm.html> shows such direct loads; `BPF_PROBE_MEM` in
-//! <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c#L7078>).
+//! (<https://docs.kernel.org/bpf/prog_lsm.html> shows such direct loads; `check_ptr_to_btf_access` in
+//! <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>).
 
 use core::{marker::PhantomData, ptr};
 

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The id of the hierarchy's own root: above every socket there is
-/// (<https://github.com/torvalds/linux/blob/v6.12/fs/kernfs/dir.c#L948>: the first inode of a kernfs tree is 1).
+/// (`kernfs_create_root` in <https://github.com/torvalds/linux/blob/v6.12/fs/kernfs/dir.c> numbers it first, from 1).
 const HIERARCHY_ROOT: u64 = 1;
 
 /// Whether the socket belongs to this node. Asked only for sockets whose destination is counted.

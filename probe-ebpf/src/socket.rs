@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-// TCP states: <https://github.com/torvalds/linux/blob/v6.12/include/net/tcp_states.h#L12-L28>.
+// TCP states: <https://github.com/torvalds/linux/blob/v6.12/include/net/tcp_states.h>.
 pub(crate) const TCP_ESTABLISHED: i32 = 1;
 pub(crate) const TCP_SYN_SENT: i32 = 2;
 pub(crate) const TCP_SYN_RECV: i32 = 3;

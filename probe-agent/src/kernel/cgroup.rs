@@ -13,7 +13,7 @@ use std::{
 
 use super::CgroupError;
 
-/// `CGROUP2_SUPER_MAGIC`: <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/magic.h#L76>.
+/// `CGROUP2_SUPER_MAGIC`: <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/magic.h>.
 const CGROUP2: u64 = 0x6367_7270;
 
 /// See [`super::node_cgroup`].

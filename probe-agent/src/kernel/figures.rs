@@ -1,6 +1,6 @@
 //! The kernel's own figures about our programs and maps, from `/proc/self/fdinfo`: the one place that needs no further
 //! system call, and shows `recursion_misses` since Linux 5.12
-//! (<https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c#L2391-L2423>).
+//! (`bpf_prog_show_fdinfo` in <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>).
 
 use std::{fs, io, os::fd::RawFd};
 

@@ -15,9 +15,13 @@ static OBJECT: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("SPLITSECON
 #[cfg(not(probe_object))]
 static OBJECT: Option<&[u8]> = None;
 
+/// What this binary carries.
+pub(super) fn embedded() -> Result<&'static [u8], LoadError> {
+    OBJECT.ok_or(LoadError::NotBuilt)
+}
+
 /// Loads, initialises, attaches: in this order, so that the first event finds everything in place.
-pub(super) fn load(settings: &Settings) -> Result<Probe, LoadError> {
-    let object = OBJECT.ok_or(LoadError::NotBuilt)?;
+pub(super) fn load(object: &[u8], settings: &Settings) -> Result<Probe, LoadError> {
     if settings.hot_capacity > HOT_LIMIT {
         return Err(LoadError::Capacity { hot: settings.hot_capacity });
     }

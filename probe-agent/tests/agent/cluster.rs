@@ -42,15 +42,15 @@ struct Store {
     asked: Vec<String>,
 }
 
-struct Api {
+pub(crate) struct Api {
     address: SocketAddr,
     store: Arc<Mutex<Store>>,
-    kubeconfig: PathBuf,
+    pub(crate) kubeconfig: PathBuf,
     _tasks: JoinSet<()>,
 }
 
 impl Api {
-    async fn start(name: &str, services: Vec<Value>, slices: Vec<Value>) -> Self {
+    pub(crate) async fn start(name: &str, services: Vec<Value>, slices: Vec<Value>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("has an address");
         let lists = BTreeMap::from([(SERVICES, services), (SLICES, slices)]);
@@ -127,14 +127,15 @@ fn answer(request: &Request<Incoming>, store: &mut Store) -> Answer {
         });
         return Response::new(BoxBody::new(StreamBody::new(Box::pin(lines) as ByteStream)));
     }
-    let all = store.lists.get(path.as_str()).cloned().unwrap_or_default();
-    // One object a page, so that a list of two has two.
+    let all = store.lists.get(path.as_str()).map(Vec::as_slice).unwrap_or_default();
+    // One object a page, so that a list of two has two; a large one is cut as it asks.
+    let page = if all.len() > 10 { 500 } else { 1 };
     let from = query
         .split('&')
         .find_map(|part| part.strip_prefix("continue=page"))
         .map_or(0, |page| page.parse().expect("ours"));
-    let rest = if from + 1 < all.len() { format!("page{}", from + 1) } else { String::new() };
-    let items: Vec<_> = all.into_iter().skip(from).take(1).collect();
+    let rest = if from + page < all.len() { format!("page{}", from + page) } else { String::new() };
+    let items: Vec<_> = all.iter().skip(from).take(page).collect();
     let kind = if path == SERVICES { ("v1", "ServiceList") } else { ("discovery.k8s.io/v1", "EndpointSliceList") };
     let metadata = json!({"resourceVersion": "10", "continue": rest});
     let list = json!({"apiVersion": kind.0, "kind": kind.1, "metadata": metadata, "items": items});
@@ -143,7 +144,7 @@ fn answer(request: &Request<Incoming>, store: &mut Store) -> Answer {
 
 type ByteStream = std::pin::Pin<Box<dyn futures::Stream<Item = Result<Frame<Bytes>, Infallible>> + Send + Sync>>;
 
-fn mk_service(name: &str, address: &str) -> Value {
+pub(crate) fn mk_service(name: &str, address: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": "shop", "name": name, "resourceVersion": "5"},

@@ -15,24 +15,28 @@ use crate::controller::{Controller, Mood};
 use crate::running::Running;
 
 /// A cgroup that this process is in, until it is dropped.
-struct Node {
+pub(crate) struct Node {
     path: PathBuf,
     before: PathBuf,
 }
 
 impl Node {
-    fn enter() -> Self {
+    pub(crate) fn enter() -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("reads");
         let is_cgroup2 = |line: &&str| line.contains(" - cgroup2 ");
         let mount = mounts.lines().find(is_cgroup2).and_then(|line| line.split(' ').nth(4)).expect("cgroup2");
         let cgroups = fs::read_to_string("/proc/self/cgroup").expect("reads");
         let own = cgroups.lines().find_map(|line| line.strip_prefix("0::")).expect("a cgroup2 membership");
         let before = Path::new(mount).join(own.trim_start_matches('/'));
-        let path = Path::new(mount).join(format!("ssagent{}", std::process::id()));
+        let path = Path::new(mount).join(format!("ssagent{}-{}", std::process::id(), now_ns()));
         fs::create_dir(&path).expect("needs root");
         let node = Self { path, before };
         join(&node.path, std::process::id());
         node
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -115,7 +119,7 @@ async fn what_is_reported_is_what_happened() {
     let mut controller = Controller::start(Mood::Attentive).await;
     let (server, closed, (full, _listener, _waiting)) = (mk_server(), mk_closed(), mk_full());
     let agent = Running::start(&[
-        format!("--cgroup-root={}", node.path.display()),
+        format!("--cgroup-root={}", node.path().display()),
         "--kubeconfig=/nowhere".to_owned(),
         format!("--controller={}", controller.address),
     ]);

@@ -20,7 +20,10 @@ impl Running {
         let free = TcpListener::bind("127.0.0.1:0").expect("binds");
         let admin = free.local_addr().expect("has an address");
         drop(free);
-        let child = Command::new(env!("CARGO_BIN_EXE_splitsecond-agent"))
+        // To measure a release build with the same tests.
+        let binary = std::env::var_os("SPLITSECOND_AGENT");
+        let binary = binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_splitsecond-agent").into());
+        let child = Command::new(binary)
             .args(["--node", "n1", "--admin-addr", &admin.to_string()])
             .args(arguments)
             .env_remove("KUBECONFIG")

@@ -135,6 +135,11 @@ impl Client {
         self.tell(&format!("close {name}"));
     }
 
+    /// Connects and closes that often, one after the other.
+    pub fn repeat(&mut self, to: SocketAddr, count: u64) -> Went {
+        self.went(&format!("repeat {to} {count}"))
+    }
+
     /// Begins a load of `count` connects; [`Self::truth`] waits for its end.
     pub fn begin_load(&mut self, seed: u64, count: u64) {
         self.write(&format!("load {seed} {count}"));
@@ -220,6 +225,12 @@ fn obey(line: &str, sockets: &mut BTreeMap<String, TcpStream>) -> String {
         "exchange" => return exchange(&sockets[words[1]]).to_string(),
         "close" => {
             drop(sockets.remove(words[1]));
+            0
+        }
+        "repeat" => {
+            for _ in 0..number(2) {
+                drop(TcpStream::connect(address(1)).expect("the server accepts"));
+            }
             0
         }
         "load" => return load(number(1), number(2)).words(),

@@ -32,6 +32,9 @@ pub const ANSWERING_THEN_RESETTING: u16 = 8003;
 /// Nothing listens there.
 pub const REFUSING: u16 = 8099;
 
+/// Names another object than the embedded one: to compare two without building twice.
+const OBJECT: &str = "SPLITSECOND_TEST_OBJECT";
+
 pub const SERVER: &str = "198.18.1.2";
 pub const SERVER6: &str = "2001:db8:2::2";
 /// The node answers with ICMP port-unreachable, as kube-proxy does for a Service without endpoints.
@@ -220,7 +223,11 @@ impl World {
     pub fn probe_of(&self, cgroup: &str) -> Counter {
         let node_cgroup = kernel::node_cgroup(Some(&self.cgroup(cgroup))).expect("is a cgroup");
         let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 16 };
-        match Probe::load(&settings) {
+        let loaded = match std::env::var_os(OBJECT) {
+            Some(path) => Probe::load_object(&fs::read(path).expect("the object is readable"), &settings),
+            None => Probe::load(&settings),
+        };
+        match loaded {
             Ok(probe) => Counter { probe },
             Err(error) => panic!("{error}: {error:?}"),
         }

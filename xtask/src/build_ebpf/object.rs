@@ -13,11 +13,11 @@ use object::{
 };
 use probe_common::abi::{maps, programs};
 
-/// `MAX_BPF_STACK`: <https://github.com/torvalds/linux/blob/v6.12/include/linux/filter.h#L100>.
+/// `MAX_BPF_STACK`: <https://github.com/torvalds/linux/blob/v6.12/include/linux/filter.h>.
 const STACK_LIMIT: u32 = 512;
 
 /// The kernel rounds each frame up before it sums them along a chain of calls
-/// (<https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c#L6001>).
+/// (`check_max_stack_depth` in <https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/verifier.c>).
 const FRAME_UNIT: u32 = 32;
 
 /// What the kernel takes for GPL-compatible: <https://github.com/torvalds/linux/blob/v6.12/include/linux/license.h>.
@@ -213,7 +213,7 @@ fn map_descriptions(elf: &Elf<'_>) -> anyhow::Result<Vec<(String, String)>> {
     maps::ALL.iter().map(|&name| Ok((name.to_owned(), describe(name)?))).collect()
 }
 
-/// Map types: `enum bpf_map_type` in <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/bpf.h#L959>.
+/// Map types: `enum bpf_map_type` in <https://github.com/torvalds/linux/blob/v6.12/include/uapi/linux/bpf.h>.
 fn describe_sizes(kind: u32, key: u32, value: u32, entries: u32) -> String {
     let kind = match kind {
         1 => "hash",
