@@ -10,7 +10,7 @@ mod world;
 
 use std::time::Duration;
 
-use probe_agent::kernel::{MapError, now_ns};
+use probe_agent::kernel::{MapError, Probe, Settings, now_ns};
 use probe_common::{
     abi::{DestinationValue, FirstFailure, Loss},
     cause::FailureCause,
@@ -34,6 +34,51 @@ const RESET: usize = FailureCause::Reset.index();
 #[ignore = "started by the other tests"]
 fn a_client_process_of_the_other_tests() {
     client::main();
+}
+
+/// Makes the test below start this process only to load the probe.
+const LOADING: &str = "SPLITSECOND_TEST_LOADING";
+
+/// Not a test: loads the probe with the capabilities that it was left, and says how that went.
+#[test]
+#[ignore = "started by the other tests"]
+fn a_loading_process_of_the_other_tests() {
+    if std::env::var_os(LOADING).is_none() {
+        return;
+    }
+    let began_ns = now_ns();
+    match Probe::load(&Settings { node_cgroup: 1, hot_capacity: 256, cold_capacity: 4096 }) {
+        Ok(probe) => {
+            let took_ms = (now_ns() - began_ns) / 1_000_000;
+            println!("\n@ loaded in {took_ms} ms, {} KiB in the kernel", probe.memory_bytes().expect("is told") / 1024);
+        }
+        Err(error) => println!("\n@ {error}"),
+    }
+}
+
+/// What a process says that has only these capabilities when it loads the probe.
+fn loading_with(capabilities: &str) -> String {
+    let output = std::process::Command::new("setpriv")
+        .arg(format!("--bounding-set=-all{capabilities}"))
+        .arg(std::env::current_exe().expect("this is a binary"))
+        .args(["--exact", "a_loading_process_of_the_other_tests", "--ignored", "--nocapture"])
+        .env(LOADING, "1")
+        .output()
+        .expect("setpriv is installed");
+    let text = String::from_utf8(output.stdout).expect("is text");
+    text.lines().find_map(|line| line.strip_prefix("@ ")).expect("says how it went").to_owned()
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn two_capabilities_are_enough_and_their_lack_is_told() {
+    let said = loading_with(",+bpf,+perfmon");
+    println!("{said}");
+    assert!(said.starts_with("loaded in "), "{said}");
+    for too_few in ["", ",+perfmon", ",+bpf"] {
+        let said = loading_with(too_few);
+        assert!(said.contains("needs CAP_BPF and CAP_PERFMON"), "with {too_few:?}: {said}");
+    }
 }
 
 /// Compares what was counted at hot index 0, except for how many are late while they are outstanding.
