@@ -45,7 +45,22 @@ pub(super) fn load(object: &[u8], settings: &Settings) -> Result<Probe, LoadErro
         ebpf,
     };
     attach(&mut probe.ebpf)?;
+    return_freed_memory();
     Ok(probe)
+}
+
+/// The kernel's type information takes tens of MiB while it is read, in small pieces that the allocator would keep: most
+/// of the agent's memory, for something that it never does again.
+fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            /// `malloc_trim(3)`: gives free pages back to the system.
+            fn malloc_trim(pad: usize) -> std::ffi::c_int;
+        }
+        // SAFETY: may be called at any time, by any thread; it touches free memory only.
+        unsafe { malloc_trim(0) };
+    }
 }
 
 /// Where the running kernel keeps what the programs read, in the order of [`members::ALL`].
