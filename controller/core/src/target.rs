@@ -325,13 +325,15 @@ impl Target {
         }
     }
 
-    /// The first volleys come at once and then when the hold is over; later ones as often as the budget of a target
-    /// allows.
+    /// The first volleys come in quick succession, later ones as often as a target's share of the budget allows; one
+    /// starts right when the hold is over, the last look, and none so shortly before it that it would be in its way.
     fn when_after_volley(&self, now: Time, config: &Config) -> Time {
-        let hold_over = self.episode.map_or(now, |episode| episode.start + self.hold(config));
         let spacing = if self.volleys < 3 { VOLLEYS_APART } else { VOLLEY_SPACING };
-        // One volley must start right at the end of the hold: the last look.
-        if now < hold_over && now + VOLLEYS_APART * 2 > hold_over { hold_over } else { now + spacing }
+        let next = now + spacing;
+        match self.episode.map(|episode| episode.start + self.hold(config)) {
+            Some(hold_over) if now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
+            Some(_) | None => next,
+        }
     }
 
     fn timeout(&self, config: &Config) -> Duration {

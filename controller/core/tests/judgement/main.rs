@@ -72,7 +72,7 @@ fn a_silent_primary_is_left_once_its_attempts_are_late() {
 fn a_single_endpoint_on_one_client_node_is_left_after_its_longer_hold() {
     let mut cluster = Cluster::new(Layout { client_nodes: 1, endpoints: 1, ..Layout::default() }).warm_up();
     refuse_primary(&mut cluster);
-    let took = check_failover(cluster, 350);
+    let took = check_failover(cluster, 265);
     assert!(took >= 250, "after {took} ms");
 }
 
