@@ -30,6 +30,7 @@ use crate::kernel::{self, Events, LoadError, MapError, Probe, Settings};
 use crate::resolve::{Kind, Resolver};
 use crate::uplink::{self, Speaker};
 
+mod cold;
 mod ledger;
 mod links;
 mod metrics;
@@ -57,8 +58,13 @@ const RESULTS_LIMIT: usize = check::CONCURRENT_LIMIT;
 /// while a large cluster is listed.
 const CHANGES_PER_TURN: usize = 256;
 
-/// Every cold destination is read once in so many passes: 10 s.
-const COLD_PASSES: usize = 500;
+/// Every hot destination is read once in so many passes (2 s), whatever its stamp says: in small portions, so that no
+/// pass is late for the sake of the sweep. A stamp is missed only if a program is held up between two instructions for
+/// two passes.
+const SWEEP_PASSES: usize = 100;
+
+/// Every cold destination is read once in so many passes (30 s): they are figures for people, and each is a system call.
+const COLD_PASSES: usize = 1500;
 
 /// Failed reads in a row after which the probe counts as gone. A second's worth of passes.
 const ERRORS_LIMIT: u32 = 50;
@@ -281,7 +287,7 @@ impl Agent {
         self.apply_changes();
         let due = self.schedule.take_due(now_ns);
         if due.pass {
-            self.pass(due.sweep);
+            self.pass(SWEEP_PASSES, due.retry);
         }
         if due.flush {
             self.flush();
@@ -353,13 +359,15 @@ impl Agent {
         }
     }
 
-    fn pass(&mut self, sweep: bool) {
+    /// Reads what was touched, and one of `sweep_passes` parts of everything.
+    fn pass(&mut self, sweep_passes: usize, retry: bool) {
         let Sight::Counting(ledger) = &mut self.sight else { return };
         if !self.records.is_empty() {
             ledger.note_failures(&self.records);
             self.records.clear();
         }
-        let Pass { now_ns, rows, next_late_ns, failing, error } = ledger.pass(sweep);
+        let Pass { now_ns, rows, next_late_ns, failing, error } =
+            ledger.pass(ledger.in_use(Tier::Hot) as usize / sweep_passes + 1);
         let cold = ledger.read_cold(ledger.in_use(Tier::Cold) as usize / COLD_PASSES + 1);
         self.schedule.on_pass(next_late_ns);
         let lateness_us = u32::try_from(self.lateness_ns / 1000).unwrap_or(u32::MAX);
@@ -377,7 +385,7 @@ impl Agent {
                 read_ns: failing.read_ns,
             });
         }
-        let retried = if sweep { self.retry() } else { Ok(Vec::new()) };
+        let retried = if retry { self.retry() } else { Ok(Vec::new()) };
         self.on_applied(retried);
         self.on_read(error.or(cold.err()));
     }
@@ -631,7 +639,7 @@ impl Agent {
     /// The last counts leave, within a time; a second signal ends it at once.
     async fn drain(mut self, mut signals: Signals) -> Result<(), RunError> {
         tracing::info!("Stopping");
-        self.pass(true);
+        self.pass(1, false);
         self.links.flush((self.clock)(), 0);
         let drained = async {
             while !self.links.is_drained() {

@@ -97,6 +97,24 @@ impl IndexTable {
         }
     }
 
+    /// How many indices have or had an owner: the first so many of the tier.
+    #[must_use]
+    pub const fn ever_used(&self, tier: Tier) -> u32 {
+        match tier {
+            Tier::Hot => self.hot.touched,
+            Tier::Cold => self.cold.touched,
+        }
+    }
+
+    /// The tier's first index.
+    #[must_use]
+    pub const fn first_of(&self, tier: Tier) -> u32 {
+        match tier {
+            Tier::Hot => self.hot.first,
+            Tier::Cold => self.cold.first,
+        }
+    }
+
     /// Which tier an index belongs to.
     #[must_use]
     pub const fn tier_of(&self, index: u32) -> Tier {

@@ -6,11 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 
 use probe_common::abi::{self, Cold, DestinationKey, DestinationValue, FirstFailure, Hot, Stamps};
 use probe_common::cause::FailureCause;
 use probe_common::wire::{First, Row, Total};
 
+use super::cold::ColdSum;
 use crate::index::{IndexTable, Place, Tier};
 use crate::kernel::{MapError, Probe};
 use crate::resolve::{Wanted, key_of};
@@ -71,9 +73,8 @@ pub(super) struct Ledger<C> {
     waiting: BTreeMap<SocketAddr, Wanted>,
     /// By index; one whose destination went away stays until its index has a new owner, since ends still come in.
     hot: BTreeMap<u32, HotEntry>,
-    cold: BTreeMap<u32, Cold>,
-    cold_cursor: u32,
-    cold_sum: Cold,
+    swept: u32,
+    cold: ColdSum,
     folded: Counts,
     abandoned: u64,
     quiet_until_ns: u64,
@@ -159,9 +160,8 @@ impl<C: Counters> Ledger<C> {
             placed: BTreeMap::new(),
             waiting: BTreeMap::new(),
             hot: BTreeMap::new(),
-            cold: BTreeMap::new(),
-            cold_cursor: 0,
-            cold_sum: Cold::default(),
+            swept: 0,
+            cold: ColdSum::default(),
             folded: Counts::default(),
             abandoned: 0,
             quiet_until_ns: clock(),
@@ -233,9 +233,9 @@ impl<C: Counters> Ledger<C> {
         }
     }
 
-    /// Reads every hot destination that was touched since the read before, or on which time has told; all of them when
-    /// `sweep`.
-    pub(super) fn pass(&mut self, sweep: bool) -> Pass {
+    /// Reads every hot destination that was touched since the read before, or on which time has told; and `sweep` more
+    /// in turn, whatever their stamps say.
+    pub(super) fn pass(&mut self, sweep: usize) -> Pass {
         let mut pass = Pass::default();
         let began_ns = (self.clock)();
         let read = self.counters.next_round().and_then(|round| Ok((round, self.counters.stamps()?)));
@@ -243,6 +243,7 @@ impl<C: Counters> Ledger<C> {
             Ok(read) => read,
             Err(error) => return Pass { now_ns: (self.clock)(), error: Some(error), ..pass },
         };
+        let swept = self.next_swept(sweep);
         for (&index, entry) in &mut self.hot {
             // What a program began under the round before may have been stamped after that round was read.
             let is_touched = stamps
@@ -250,7 +251,7 @@ impl<C: Counters> Ledger<C> {
                 .get(index as usize)
                 .is_some_and(|&stamp| (round as u32).wrapping_sub(stamp) <= 1 && round != 0);
             let is_late = entry.next_late_ns.is_some_and(|late_ns| late_ns <= began_ns);
-            if is_touched || is_late || sweep {
+            if is_touched || is_late || swept.contains(&index) {
                 let before_ns = (self.clock)();
                 match self.counters.hot(index) {
                     Ok(per_cpu) => {
@@ -271,22 +272,32 @@ impl<C: Counters> Ledger<C> {
         pass
     }
 
+    /// The indices of the next `count` hot destinations, in turn.
+    fn next_swept(&mut self, count: usize) -> RangeInclusive<u32> {
+        let mut following = self.hot.range(self.swept..).map(|(&index, _)| index);
+        let Some(first) = following.next() else {
+            self.swept = 0;
+            return RangeInclusive::new(1, 0);
+        };
+        let last = following.take(count.saturating_sub(1)).last().unwrap_or(first);
+        if count == 0 {
+            return RangeInclusive::new(1, 0);
+        }
+        self.swept = last + 1;
+        first..=last
+    }
+
     /// Reads the next `count` cold destinations, in turn.
     ///
     /// # Errors
     ///
     /// When the map cannot be read.
     pub(super) fn read_cold(&mut self, count: usize) -> Result<(), MapError> {
-        for _ in 0..count.min(self.cold.len()) {
-            let next = self.cold.range_mut(self.cold_cursor..).next();
-            let Some((&index, known)) = next else {
-                self.cold_cursor = 0;
-                continue;
-            };
-            let now = self.counters.cold(index)?;
-            add_cold(&mut self.cold_sum, &now, known);
-            *known = now;
-            self.cold_cursor = index + 1;
+        let in_use = self.table.ever_used(Tier::Cold);
+        for _ in 0..count.min(in_use as usize) {
+            let Some(offset) = self.cold.next(in_use) else { break };
+            let value = self.counters.cold(self.table.first_of(Tier::Cold) + offset)?;
+            self.cold.on_value(&value);
         }
         Ok(())
     }
@@ -312,7 +323,7 @@ impl<C: Counters> Ledger<C> {
         for entry in self.hot.values() {
             add(&mut hot, entry.tally.counts());
         }
-        Sums { hot, abandoned: self.abandoned, cold: self.cold_sum }
+        Sums { hot, abandoned: self.abandoned, cold: *self.cold.sums() }
     }
 
     /// History of the hot destinations among `of`, or of all.
@@ -373,9 +384,9 @@ impl<C: Counters> Ledger<C> {
             self.refuse(to, tier, wish);
             return Ok(false);
         };
-        self.fold(place.index);
         let value = DestinationValue { index: place.index, generation: place.generation, late_slots };
-        if let Err(error) = self.counters.assign(&key_of(to), &value) {
+        let assigned = self.fold(tier, place).and_then(|()| self.counters.assign(&key_of(to), &value));
+        if let Err(error) = assigned {
             self.table.release(tier, place, (self.clock)());
             if matches!(error, MapError::Full { .. }) {
                 self.refuse(to, tier, wish);
@@ -384,9 +395,8 @@ impl<C: Counters> Ledger<C> {
             return Err(error);
         }
         let now_ns = (self.clock)();
-        match tier {
-            Tier::Hot => drop(self.hot.insert(place.index, HotEntry::new(to, place, late_slots, now_ns))),
-            Tier::Cold => drop(self.cold.insert(place.index, Cold::default())),
+        if tier == Tier::Hot {
+            self.hot.insert(place.index, HotEntry::new(to, place, late_slots, now_ns));
         }
         // The kernel leads new sockets to the new index from here on, so the old one may begin to rest.
         if let Some(old) = self.placed.insert(to, Placed { tier, place, late_slots }) {
@@ -401,14 +411,21 @@ impl<C: Counters> Ledger<C> {
     }
 
     /// Takes leave of an index's former owner before its value is zeroed.
-    fn fold(&mut self, index: u32) {
-        if let Some(former) = self.hot.remove(&index) {
+    fn fold(&mut self, tier: Tier, place: Place) -> Result<(), MapError> {
+        if tier == Tier::Cold {
+            if place.generation > 1 {
+                let last = self.counters.cold(place.index)?;
+                self.cold.on_leave(place.index - self.table.first_of(Tier::Cold), &last);
+            }
+            return Ok(());
+        }
+        if let Some(former) = self.hot.remove(&place.index) {
             let mut counts = *former.tally.counts();
             self.abandoned += u64::try_from(counts.young).unwrap_or(0);
             counts.young = 0;
             add(&mut self.folded, &counts);
         }
-        self.cold.remove(&index);
+        Ok(())
     }
 }
 
@@ -487,15 +504,6 @@ fn add(sum: &mut Counts, counts: &Counts) {
     for index in 0..FailureCause::COUNT {
         sum.failed[index] += counts.failed[index];
         sum.failed_late[index] += counts.failed_late[index];
-    }
-}
-
-fn add_cold(sum: &mut Cold, now: &Cold, known: &Cold) {
-    sum.attempts += now.attempts.saturating_sub(known.attempts);
-    sum.established += now.established.saturating_sub(known.established);
-    sum.cancelled += now.cancelled.saturating_sub(known.cancelled);
-    for index in 0..FailureCause::COUNT {
-        sum.failed[index] += now.failed[index].saturating_sub(known.failed[index]);
     }
 }
 

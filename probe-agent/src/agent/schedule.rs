@@ -13,8 +13,8 @@ pub(super) const PASS_APART_NS: u64 = 5_000_000;
 /// Reports without failures, and signs of life.
 pub(super) const FLUSH_NS: u64 = 100_000_000;
 
-/// Every hot destination is read, whatever its stamp says.
-pub(super) const SWEEP_NS: u64 = 1_000_000_000;
+/// What found no room in the probe is tried again.
+pub(super) const RETRY_NS: u64 = 1_000_000_000;
 
 /// `/state` is published.
 pub(super) const SHOW_NS: u64 = 500_000_000;
@@ -24,8 +24,8 @@ pub(super) const SHOW_NS: u64 = 500_000_000;
 pub(super) struct Due {
     /// Read the counters that were touched.
     pub(super) pass: bool,
-    /// Read all of them.
-    pub(super) sweep: bool,
+    /// Try again what found no room.
+    pub(super) retry: bool,
     /// Let reports go out.
     pub(super) flush: bool,
     /// Publish.
@@ -38,7 +38,7 @@ pub(super) struct Schedule {
     passed_ns: u64,
     late_ns: Option<u64>,
     is_woken: bool,
-    swept_ns: u64,
+    retried_ns: u64,
     flushed_ns: u64,
     shown_ns: u64,
 }
@@ -51,7 +51,7 @@ impl Schedule {
             passed_ns: now_ns,
             late_ns: None,
             is_woken: false,
-            swept_ns: now_ns,
+            retried_ns: now_ns,
             flushed_ns: now_ns,
             shown_ns: now_ns,
         }
@@ -72,7 +72,7 @@ impl Schedule {
     pub(super) fn take_due(&mut self, now_ns: u64) -> Due {
         let mut due = Due { pass: self.pass_ns() <= now_ns, ..Due::default() };
         if due.pass {
-            due.sweep = elapsed(&mut self.swept_ns, SWEEP_NS, now_ns);
+            due.retry = elapsed(&mut self.retried_ns, RETRY_NS, now_ns);
             (self.passed_ns, self.is_woken) = (now_ns, false);
         }
         due.flush = elapsed(&mut self.flushed_ns, FLUSH_NS, now_ns);
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_quiet_loop_reads_every_twenty_milliseconds_and_flushes_every_hundred() {
         let mut schedule = Schedule::new(0);
-        let (mut passes, mut flushes, mut sweeps) = (0, 0, 0);
+        let (mut passes, mut flushes, mut retries) = (0, 0, 0);
         loop {
             let now_ns = schedule.deadline_ns();
             if now_ns > 2_000 * MS {
@@ -123,10 +123,10 @@ mod tests {
             assert_ne!(due, Due::default(), "woken for nothing at {now_ns}");
             passes += u32::from(due.pass);
             flushes += u32::from(due.flush);
-            sweeps += u32::from(due.sweep);
+            retries += u32::from(due.retry);
             schedule.on_pass(None);
         }
-        assert_eq!((passes, flushes, sweeps), (100, 20, 2));
+        assert_eq!((passes, flushes, retries), (100, 20, 2));
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Ledger<Memory> {
         self.counters.stamps.insert(index, self.counters.round as u32);
     }
 
-    fn rows(&mut self, sweep: bool) -> Vec<Row> {
+    fn rows(&mut self, sweep: usize) -> Vec<Row> {
         advance(5_000_000);
         let pass = self.pass(sweep);
         assert!(pass.error.is_none(), "{:?}", pass.error);
@@ -119,19 +119,23 @@ fn only_what_was_touched_is_read() {
     let mut ledger = mk_ledger();
     assert_eq!(ledger.apply(vec![(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)]).expect("writes"), [to(1), to(2)]);
     for _ in 0..3 {
-        ledger.rows(false);
+        ledger.rows(0);
     }
     ledger.counters.read.borrow_mut().clear();
     ledger.count(2, established);
-    let rows = ledger.rows(false);
+    let rows = ledger.rows(0);
     assert_eq!(rows.iter().map(|row| (row.to, row.established)).collect::<Vec<_>>(), [(to(2), 1)]);
     assert_eq!(rows[0].to_ns - rows[0].from_ns, 5_000_000, "quiet until the read before");
     assert_eq!(*ledger.counters.read.borrow(), [1]);
-    assert_eq!(ledger.rows(false), [], "read once more, nothing to tell");
-    assert_eq!(ledger.rows(false), []);
+    assert_eq!(ledger.rows(0), [], "read once more, nothing to tell");
+    assert_eq!(ledger.rows(0), []);
     assert_eq!(*ledger.counters.read.borrow(), [1, 1]);
-    ledger.rows(true);
-    assert_eq!(*ledger.counters.read.borrow(), [1, 1, 0, 1]);
+    ledger.rows(1);
+    ledger.rows(1);
+    ledger.rows(1);
+    assert_eq!(*ledger.counters.read.borrow(), [1, 1, 0, 1], "in turn, with a pause at the end");
+    ledger.rows(5);
+    assert_eq!(*ledger.counters.read.borrow(), [1, 1, 0, 1, 0, 1]);
 }
 
 #[test]
@@ -139,13 +143,13 @@ fn a_stamp_that_came_late_is_found_at_the_next_read() {
     let mut ledger = mk_ledger();
     ledger.apply(vec![(to(1), HOT)]).expect("writes");
     for _ in 0..3 {
-        ledger.rows(false);
+        ledger.rows(0);
     }
     // The program took the round before user space raised it, and wrote after user space had read.
     ledger.count(1, established);
     let stale = ledger.counters.round as u32 - 1;
     ledger.counters.stamps.insert(0, stale);
-    assert_eq!(ledger.rows(false).len(), 1);
+    assert_eq!(ledger.rows(0).len(), 1);
 }
 
 #[test]
@@ -158,14 +162,14 @@ fn an_outstanding_attempt_is_read_again_when_it_becomes_late() {
         hot.last_slot = slot;
         hot.slots[slot as usize % abi::SLOTS] = abi::cell(abi::epoch_of(slot), 1);
     });
-    let pass = ledger.pass(false);
+    let pass = ledger.pass(0);
     let late_ns = pass.next_late_ns.expect("one is outstanding");
     assert!(late_ns > now_ns() + 25_000_000);
     NOW_NS.set(late_ns - 1);
-    ledger.pass(false);
-    assert_eq!(ledger.pass(false).rows, []);
+    ledger.pass(0);
+    assert_eq!(ledger.pass(0).rows, []);
     NOW_NS.set(late_ns);
-    let pass = ledger.pass(false);
+    let pass = ledger.pass(0);
     assert_eq!((pass.rows[0].late, pass.next_late_ns), (1, None));
     assert_eq!(pass.failing[0].cause, FailureCause::NoAnswer);
     let sums = ledger.sums();
@@ -182,11 +186,11 @@ fn a_destination_moves_between_tiers_and_its_counts_stay() {
     assert_eq!(ledger.index_of(1), Some(0));
     assert_eq!(ledger.apply(vec![(to(1), HOT)]).expect("writes"), []);
     ledger.count(1, established);
-    ledger.rows(false);
+    ledger.rows(0);
     ledger.count(1, established);
     ledger.apply(vec![(to(1), Wanted::Cold)]).expect("writes");
     assert_eq!(ledger.index_of(1), Some(HOT_CAPACITY + 1), "the old index rests");
-    assert_eq!(ledger.rows(false), [], "no evidence any more");
+    assert_eq!(ledger.rows(0), [], "no evidence any more");
     ledger.read_cold(10).expect("reads");
     let sums = ledger.sums();
     assert_eq!((sums.hot.established, sums.cold.attempts), (2, 5));
@@ -219,7 +223,7 @@ fn attempts_without_an_end_are_abandoned_with_their_index() {
         hot.last_slot = slot;
         hot.slots[slot as usize % abi::SLOTS] = abi::cell(abi::epoch_of(slot), 1);
     });
-    ledger.pass(false);
+    ledger.pass(0);
     ledger.apply(vec![(to(1), Wanted::Nothing)]).expect("writes");
     advance(INDEX_REST_NS);
     ledger.apply(vec![(to(2), HOT)]).expect("writes");
@@ -231,7 +235,7 @@ fn attempts_without_an_end_are_abandoned_with_their_index() {
 fn a_failure_after_quiet_is_news_with_the_times_of_the_ring() {
     let mut ledger = mk_ledger();
     ledger.apply(vec![(to(1), HOT)]).expect("writes");
-    ledger.rows(false);
+    ledger.rows(0);
     let fail = |ledger: &mut Ledger<Memory>, failed_ns| {
         ledger.count(1, |hot| {
             hot.attempts += 1;
@@ -241,7 +245,7 @@ fn a_failure_after_quiet_is_news_with_the_times_of_the_ring() {
         let window = FailureWindow { round, clients: 1, oldest_start_ns: failed_ns - 50, first_failed_ns: failed_ns };
         ledger.count(1, |hot| hot.failing[(round % 2) as usize] = window);
         advance(1_000_000);
-        ledger.pass(false).failing
+        ledger.pass(0).failing
     };
     let failed_ns = now_ns();
     let cause = FailureCause::Unreachable as u32;
@@ -262,7 +266,7 @@ fn totals_tell_history_and_the_last_success() {
     let mut ledger = mk_ledger();
     ledger.apply(vec![(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)]).expect("writes");
     ledger.count(1, established);
-    ledger.rows(false);
+    ledger.rows(0);
     advance(70);
     ledger.note_check_passed(to(2), now_ns());
     advance(30);
@@ -282,7 +286,7 @@ fn a_probe_that_cannot_be_written_keeps_the_wishes() {
     ledger.counters.is_broken = true;
     assert!(ledger.apply(vec![(to(1), HOT), (to(2), Wanted::Cold)]).is_err());
     assert_eq!(ledger.waiting(), 2);
-    assert!(ledger.pass(false).error.is_some());
+    assert!(ledger.pass(0).error.is_some());
     ledger.counters.is_broken = false;
     assert_eq!(ledger.retry().expect("writes"), [to(1)]);
     assert_eq!((ledger.in_use(Tier::Hot), ledger.in_use(Tier::Cold)), (1, 1));
