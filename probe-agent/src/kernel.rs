@@ -22,11 +22,13 @@ mod btf;
 mod cgroup;
 mod clock;
 mod error;
+mod exemption;
 mod figures;
 mod load;
 mod ring;
 
 pub use error::{CgroupError, LoadError, MapError};
+pub use exemption::Exemption;
 pub use figures::ProgramFigures;
 pub use ring::Events;
 
@@ -73,6 +75,7 @@ pub struct Probe {
     stamps: Array<MapData, Stamps>,
     losses: PerCpuArray<MapData, [u64; Loss::COUNT]>,
     events: Option<RingBuf<MapData>>,
+    exemption: Option<Exemption>,
     /// Of the maps that live as long as the probe, for [`Self::memory_bytes`].
     map_descriptors: Vec<(&'static str, RawFd)>,
 }
@@ -238,6 +241,14 @@ impl Probe {
     /// Outside a tokio runtime with IO.
     pub fn take_events(&mut self) -> Result<Events, MapError> {
         Events::new(self.events.take().ok_or(MapError::Missing { map: maps::EVENTS })?)
+    }
+
+    /// What lets sockets of this process connect without being counted, to be used apart from the reads.
+    ///
+    /// # Errors
+    /// [`MapError::Missing`] when it was taken before.
+    pub fn take_exemption(&mut self) -> Result<Exemption, MapError> {
+        self.exemption.take().ok_or(MapError::Missing { map: maps::ATTEMPTS })
     }
 
     fn cold_position(&self, index: u32) -> Result<u32, MapError> {

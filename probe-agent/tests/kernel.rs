@@ -304,6 +304,29 @@ fn another_port_and_another_address_are_not_counted() {
 
 #[test]
 #[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
+fn the_agents_own_socket_is_not_counted() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let to = listener.local_addr().expect("has an address");
+    // This process is no client of a world: here the node is the whole machine, and the socket is in scope.
+    let node_cgroup = probe_agent::kernel::node_cgroup(None).expect("has cgroup2");
+    let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 0 };
+    let mut counter = Counter { probe: Probe::load(&settings).expect("loads") };
+    counter.count(0, "127.0.0.1", to.port());
+    let mut exemption = counter.probe.take_exemption().expect("is there");
+    let dial = |exempt: &mut dyn FnMut(&rustix::fd::OwnedFd)| {
+        let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
+        let socket = socket.expect("a socket");
+        exempt(&socket);
+        rustix::net::connect(&socket, &to).expect("connects");
+    };
+    dial(&mut |_| ());
+    dial(&mut |socket| exemption.exempt(socket).expect("is marked"));
+    dial(&mut |_| ());
+    check(&counter, Sum { attempts: 2, established: 2, ..Sum::default() });
+}
+
+#[test]
+#[ignore = "needs root and a kernel with BTF: cargo xtask test runs it"]
 fn a_reset_before_the_answer_is_a_failed_flow() {
     let (_world, counter, mut client) = mk(SERVER, RESETTING);
     client.begin("a", at(SERVER, RESETTING));

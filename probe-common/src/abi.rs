@@ -375,6 +375,8 @@ pub enum AttemptState {
     Settled = 2,
     /// Counted as established: the flow is still to be counted.
     Flowing = 3,
+    /// The agent's own socket, marked by it before it connects: never counted.
+    Exempt = 4,
 }
 
 /// What the kernel side had to give up or could not attribute: indices of [`maps::LOSSES`].
@@ -517,6 +519,8 @@ mod user {
     unsafe impl aya::Pod for Cold {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Stamps {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Attempt {}
     // SAFETY: as above.
     unsafe impl aya::Pod for FirstFailure {}
 }

@@ -42,6 +42,10 @@ pub(crate) fn on_start(socket: Socket) {
         lose(Loss::NoStorage);
         return;
     };
+    // SAFETY: the storage is a map value of this type.
+    if unsafe { (*attempt).state } == AttemptState::Exempt as u32 {
+        return;
+    }
     // SAFETY: a helper of the kernel without arguments.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     if claim(attempt, AttemptState::Outstanding, AttemptState::Settled) {

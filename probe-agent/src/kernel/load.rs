@@ -2,12 +2,12 @@
 
 use aya::{
     Btf, Ebpf, EbpfLoader, Pod,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf, SkStorage},
     programs::{BtfTracePoint, ProgramError},
 };
 use probe_common::abi::{Control, HOT_LIMIT, constants, maps, members, programs};
 
-use super::{LoadError, MapError, Probe, Settings, btf::Types, map_descriptors};
+use super::{Exemption, LoadError, MapError, Probe, Settings, btf::Types, map_descriptors};
 
 /// The object that build.rs found. The loader wants it aligned.
 #[cfg(probe_object)]
@@ -41,6 +41,9 @@ pub(super) fn load(object: &[u8], settings: &Settings) -> Result<Probe, LoadErro
         cold: array(&mut ebpf, maps::COLD)?,
         stamps: array(&mut ebpf, maps::STAMPS)?,
         losses: per_cpu(&mut ebpf, maps::LOSSES)?,
+        exemption: Some(Exemption::new(
+            SkStorage::try_from(take(&mut ebpf, maps::ATTEMPTS)?).map_err(form(maps::ATTEMPTS))?,
+        )),
         events: Some(RingBuf::try_from(take(&mut ebpf, maps::EVENTS)?).map_err(form(maps::EVENTS))?),
         ebpf,
     };
