@@ -52,7 +52,7 @@ pub fn main(args: &DrillArgs) -> u8 {
     let plan = match args.plan() {
         Ok(plan) => plan,
         Err(usage) => {
-            eprintln!("{usage}");
+            Progress::to_stderr().line(&usage.to_string());
             return 2;
         }
     };
@@ -60,8 +60,7 @@ pub fn main(args: &DrillArgs) -> u8 {
     let programs = Programs::find(plan.agent_program.as_deref(), plan.controller_program.as_deref());
     let programs = programs.map_err(|lacks| missing.extend(lacks));
     let (Ok(programs), true) = (programs, missing.is_empty()) else {
-        eprintln!("This machine cannot run the drill:");
-        missing.iter().for_each(|lack| eprintln!("  {lack}"));
+        Progress::to_stderr().line(&format!("This machine cannot run the drill:\n  {}", missing.join("\n  ")));
         return 3;
     };
     let halt = Halt::default();
@@ -73,13 +72,14 @@ pub fn main(args: &DrillArgs) -> u8 {
 
 /// Says why; somebody's wish is not the machine's fault.
 fn end_early(error: &Error, code: u8) -> u8 {
+    let progress = Progress::to_stderr();
     match error.downcast_ref::<Cause>() {
         Some(Cause::Asked(signal)) => {
-            eprintln!("{signal}: the drill ended before its time and removed what it had made.");
+            progress.line(&format!("{signal}: the drill ends before its time and removes what it made."));
             1
         }
         Some(Cause::Broken(_)) | None => {
-            eprintln!("The drill cannot go on: {error:#}");
+            progress.line(&format!("The drill cannot go on: {error:#}"));
             code
         }
     }
@@ -108,13 +108,14 @@ struct Played {
 impl<'a> Drill<'a> {
     fn begin(plan: &'a Plan, programs: &'a Programs, halt: &'a Halt) -> Result<Self> {
         let begun_ns = now_ns();
+        let progress = Progress::to_stderr();
         for prefix in World::sweep_stale().context("cannot remove what an earlier drill left")? {
-            eprintln!("Removed what the killed drill {prefix} had left.");
+            progress.line(&format!("Removed what the killed drill {prefix} had left."));
         }
         let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
         fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
-        eprintln!("Starting a cluster of shape {}; logs are in {}", plan.shape.name(), run_dir.display());
-        let cluster = match Cluster::start(plan, programs, &run_dir, halt) {
+        progress.line(&format!("Starting a cluster of shape {}; logs are in {}", plan.shape.name(), run_dir.display()));
+        let cluster = match Cluster::start(plan, programs, &run_dir, halt, progress) {
             Ok(cluster) => cluster,
             Err(error) => {
                 remove_logs(&run_dir);
@@ -152,7 +153,7 @@ impl<'a> Drill<'a> {
             }
         }
         let report = self.report(scenarios);
-        println!("{}", table(&report));
+        self.progress.print(&table(&report));
         let mut code = report.exit_code();
         if let Err(error) = self.write_json(&report).and(end) {
             code = end_early(&error, 1);
@@ -194,8 +195,8 @@ impl<'a> Drill<'a> {
     fn play_run(&mut self, scenario: &'static Scenario, policy: &Policy, keep: bool) -> Result<Run> {
         self.runs_begun += 1;
         let number = self.runs_begun;
-        let mut stage = Stage::set(&self.cluster, self.plan, self.programs, policy, number, self.halt)?;
-        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt, &self.progress).and_then(|()| {
+        let mut stage = Stage::set(&self.cluster, self.plan, self.programs, policy, number, self.halt, self.progress)?;
+        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt, self.progress).and_then(|()| {
             self.progress.now("breaking it");
             let running = Running {
                 cluster: &self.cluster,
@@ -254,43 +255,41 @@ impl<'a> Drill<'a> {
         let Some(stage) = &self.kept else { return Ok(()) };
         let kubeconfig = self.cluster.outside().kubeconfig.display().to_string();
         let namespace = &stage.namespace;
-        println!("The cluster of the last run goes on, its fault mended. In another terminal:");
-        println!();
-        println!("  export KUBECONFIG={kubeconfig}");
-        println!("  kubectl get ts,svc,endpointslices -A");
-        println!("  kubectl -n {namespace} get ts -w");
-        println!("  kubectl get events -A");
-        println!(
-            "  kubectl -n {namespace} patch ts {PRIMARY} --type merge -p \
-             '{{\"metadata\":{{\"annotations\":{{\"example\":\"yes\"}}}}}}'"
-        );
-        println!();
-        println!("Ctrl-C ends it and removes everything.");
+        self.progress.print(&format!(
+            "The cluster of the last run goes on, its fault mended. In another terminal:\n\n  \
+             export KUBECONFIG={kubeconfig}\n  \
+             kubectl get ts,svc,endpointslices -A\n  \
+             kubectl -n {namespace} get ts -w\n  \
+             kubectl get events -A\n  \
+             kubectl -n {namespace} patch ts {PRIMARY} --type merge -p \
+             '{{\"metadata\":{{\"annotations\":{{\"example\":\"yes\"}}}}}}'\n\n\
+             Ctrl-C ends it and removes everything."
+        ));
         Ok(self.halt.wait_for_signal()?)
     }
 
     /// Removes everything; logs stay where something went wrong.
     fn end(self, code: u8) -> u8 {
-        let Self { cluster, kept, run_dir, begun_ns, halt, .. } = self;
+        let Self { cluster, kept, run_dir, begun_ns, halt, progress, .. } = self;
         drop(kept);
         let asked = matches!(halt.check(), Err(Cause::Asked(_)));
         let removed = cluster.remove();
         let code = if removed.is_err() { code.max(1) } else { code };
         if let Err(error) = &removed {
-            eprintln!("Something could not be removed: {error:#}");
+            progress.line(&format!("Something could not be removed: {error:#}"));
         }
         if code == 0 || asked {
             remove_logs(&run_dir);
         } else {
-            eprintln!("Logs: {}", run_dir.display());
+            progress.line(&format!("Logs: {}", run_dir.display()));
         }
-        eprintln!("Done after {} s.", now_ns().saturating_sub(begun_ns) / 1_000_000_000);
+        progress.line(&format!("Done after {} s.", now_ns().saturating_sub(begun_ns) / 1_000_000_000));
         code
     }
 }
 
 fn remove_logs(run_dir: &Path) {
     if let Err(error) = fs::remove_dir_all(run_dir) {
-        eprintln!("Cannot remove {}: {error}", run_dir.display());
+        Progress::to_stderr().line(&format!("Cannot remove {}: {error}", run_dir.display()));
     }
 }

@@ -152,19 +152,22 @@ pub struct Plan {
     pub panic: bool,
 }
 
-/// Everything that is wrong with a command line, one sentence each.
+/// Everything that is wrong with a command line, one sentence each, and what would have been right.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage(pub Vec<String>);
+pub struct Usage {
+    /// At least one.
+    pub faults: Vec<String>,
+    /// The scenarios, when one was not found.
+    pub list: Option<String>,
+}
 
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, fault) in self.0.iter().enumerate() {
-            if number > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "error: {fault}")?;
+        for (number, fault) in self.faults.iter().enumerate() {
+            let before = if number > 0 { "\n" } else { "" };
+            write!(f, "{before}error: {fault}")?;
         }
-        Ok(())
+        self.list.as_ref().map_or(Ok(()), |list| write!(f, "\n\n{list}"))
     }
 }
 
@@ -184,9 +187,9 @@ impl DrillArgs {
         if self.rate > RATE_LIMIT {
             faults.push(format!("--rate takes 0 to {RATE_LIMIT} connections per second, not {}.", self.rate));
         }
-        let scenarios = self.chosen(&mut faults);
+        let (scenarios, list) = self.chosen(&mut faults);
         if !faults.is_empty() {
-            return Err(Usage(faults));
+            return Err(Usage { faults, list });
         }
         Ok(Plan {
             scenarios,
@@ -224,11 +227,11 @@ impl DrillArgs {
         faults
     }
 
-    /// The named scenarios, each once, in the order named; the tour where none is.
-    fn chosen(&self, faults: &mut Vec<String>) -> Vec<&'static Scenario> {
+    /// The named scenarios, each once, in the order named; the tour where none is. With the list where one is not found.
+    fn chosen(&self, faults: &mut Vec<String>) -> (Vec<&'static Scenario>, Option<String>) {
         let without_agents = self.agents == Agents::Off;
         if self.scenarios.is_empty() {
-            return scenario::tour().filter(|scenario| !(without_agents && scenario.needs_agents)).collect();
+            return (scenario::tour().filter(|scenario| !(without_agents && scenario.needs_agents)).collect(), None);
         }
         let mut chosen: Vec<&'static Scenario> = Vec::new();
         let mut unknown = false;
@@ -250,10 +253,7 @@ impl DrillArgs {
                 }
             }
         }
-        if unknown {
-            faults.push(scenario::list());
-        }
-        chosen
+        (chosen, unknown.then(scenario::list))
     }
 }
 
@@ -295,9 +295,10 @@ mod tests {
     #[test]
     fn an_unknown_scenario_prints_the_list() {
         let usage = plan("refusd").expect_err("a fault");
-        assert_eq!(usage.0[0], "There is no scenario refusd.");
+        assert_eq!(usage.faults, ["There is no scenario refusd."]);
+        let text = usage.to_string();
         for known in scenario::ALL {
-            assert!(usage.0[1].contains(known.name) && usage.0[1].contains(known.line), "{}", usage.0[1]);
+            assert!(text.contains(known.name) && text.contains(known.line), "{text}");
         }
     }
 
@@ -306,7 +307,7 @@ mod tests {
         let usage = plan("hang --control-plane kube --follow steer --profile fast --nodes 2 --runs 0 --rate 10001")
             .expect_err("faults");
         assert_eq!(
-            usage.0[..7],
+            usage.faults,
             [
                 "--control-plane kube is not built yet; the embedded API server is.",
                 "--follow steer is not built yet; --follow mesh is.",
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(names(&plan("--agents off").expect("no faults")), ["scale-to-zero"]);
         for name in ["refused", "process-killed", "blackhole", "noise", "failback"] {
             let usage = plan(&format!("{name} --agents off")).expect_err("a fault");
-            assert!(usage.0[0].starts_with(&format!("{name} needs agents:")), "{usage}");
+            assert!(usage.faults[0].starts_with(&format!("{name} needs agents:")), "{usage}");
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::drill::background::Background;
 use crate::drill::halt::{Halt, Signals};
 use crate::drill::look;
 use crate::drill::programs::{Programs, printed};
+use crate::drill::progress::Progress;
 use crate::drill::shape::{self, AGENT_ADMIN_PORT, Cast, Endpoint};
 use crate::world::{NodeChild, World, describe_end};
 
@@ -59,7 +60,7 @@ impl Cluster {
     /// # Errors
     ///
     /// The machine cannot; what was made is removed again.
-    pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt) -> Result<Self> {
+    pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt, progress: Progress) -> Result<Self> {
         let background = Background::start(halt.clone())?;
         let signals = {
             let _guard = background.enter();
@@ -69,6 +70,7 @@ impl Cluster {
         let mut layout = plan.shape.layout();
         layout.run_dir = Some(run_dir.to_owned());
         let world = World::create(&layout).context("cannot build the lab's network")?;
+        progress.line(&format!("  names:      {}-... for network namespaces, {0} for cgroups", world.prefix()));
         halt.check()?;
         let api = ApiServer::new();
         let inside = serve_inside(&background, &api, &world)?;
@@ -76,7 +78,7 @@ impl Cluster {
         let mut cluster = Self { agents: Vec::new(), world, api, background, cast: plan.shape.cast(), inside, outside };
         cluster.describe(plan.agents)?;
         if plan.agents {
-            cluster.start_agents(programs)?;
+            cluster.start_agents(programs, progress)?;
         }
         Ok(cluster)
     }
@@ -88,11 +90,11 @@ impl Cluster {
         self.create(shape::cluster_objects(self.world.control().address(), &nodes, agents))
     }
 
-    fn start_agents(&mut self, programs: &Programs) -> Result<()> {
+    fn start_agents(&mut self, programs: &Programs, progress: Progress) -> Result<()> {
         for node in self.world.nodes() {
             let launch = programs.agent(node.name(), &self.inside.kubeconfig);
             if self.agents.is_empty() {
-                eprintln!("  agents:     {}   (and so on each node)", printed(&launch));
+                progress.line(&format!("  agents:     {}   (and so on each node)", printed(&launch)));
             }
             let child = node.spawn(&launch).with_context(|| format!("cannot start the agent of {}", node.name()))?;
             self.agents.push(Agent { node: node.name().to_owned(), child });

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::drill::progress::Progress;
 use crate::world::clock::now_ns;
 
 /// Ends all waits. A clone is the same.
@@ -132,7 +133,7 @@ impl Signals {
                 _ = self.hangup.recv() => "SIGHUP",
             };
             if before {
-                eprintln!("Still removing what the drill made.");
+                Progress::to_stderr().line("Still removing what the drill made.");
             }
             before = true;
             halt.now(Cause::Asked(name));

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::apiserver::Resource;
 use crate::drill::args::Shape;
@@ -14,6 +14,7 @@ use crate::drill::shape::{self, APP_PORT, PRIMARY, PRIMARY_IP};
 use crate::drill::stage::Stage;
 use crate::drill::stalls::Stalls;
 use crate::load::outcome::Outcome;
+use crate::load::wire::EXTRA_LOOP;
 use crate::world::clock::{now_ns, pause};
 use crate::world::fault::{ExtraLoop, Fault, Filter, Killed, Refused, Span, Terminated, Together};
 use crate::world::{Node, Pod};
@@ -26,6 +27,9 @@ const NOISE_PERMILLE: u32 = 10;
 
 /// How fast the one client of `noise` loops.
 const LOOP_PER_SECOND: f64 = 500.0;
+
+/// How often that loop has to be refused for the noise to be what it says: a fifth of what it makes in three seconds.
+const LOOP_PROOF: u64 = 300;
 
 /// Where nothing listens: what the one client of `noise` loops on when there is no second client that could still reach
 /// the endpoint.
@@ -90,6 +94,23 @@ pub fn is_met(kind: FaultKind, cluster: &Cluster) -> Result<bool> {
     let endpoints = shape::app_addresses(&cluster.primary_endpoints()?);
     let Some(first) = endpoints.first() else { bail!("a primary without endpoints") };
     Ok(cluster.world().control().dial(*first, DIAL_LIMIT)? == expected)
+}
+
+/// Whether the parts of a fault that no figure shows took place: the one client's loop of `noise`. (A stall that could
+/// not be made is an error where it is made.)
+///
+/// # Errors
+///
+/// One did not: the run would prove less than its name says.
+pub fn prove_parts(kind: FaultKind, stage: &Stage) -> Result<()> {
+    if kind != FaultKind::Noise {
+        return Ok(());
+    }
+    let refused = (EXTRA_LOOP.to_owned(), Outcome::REFUSED.to_string());
+    let totals = stage.records.totals();
+    let looped: u64 = totals.values().filter_map(|client| client.by_leaf_and_outcome.get(&refused)).sum();
+    ensure!(looped >= LOOP_PROOF, "the client's loop on a dead address was refused only {looped} times");
+    Ok(())
 }
 
 /// Whether every endpoint of the primary refuses the drill.

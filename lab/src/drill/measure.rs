@@ -153,9 +153,9 @@ pub struct Step {
     pub weights: Vec<Value>,
 }
 
-/// A kernel's age slot: a late attempt's start is known to be not earlier than its slot's begin, so an attempt begun just
-/// after t0 may be told as begun up to one slot before.
-const AGE_SLOT_NS: u64 = 5_000_000;
+/// The width of an age slot in the kernel (`probe_common::abi::SLOT_SHIFT`): a late attempt is known to have begun not
+/// earlier than its slot, so one begun just after t0 may be told as begun up to one slot before.
+const AGE_SLOT_NS: u64 = 1 << 23;
 
 /// The figures of one run.
 #[must_use]

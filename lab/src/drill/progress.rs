@@ -1,5 +1,6 @@
 //! What people see while a drill runs. In: lines, and what is being waited for. Out: lines on standard error; where that
-//! is a terminal, also a last line that changes. Standard output is the table's alone.
+//! is a terminal, also a last line that changes. Standard output is the table's alone. Neither ends the drill when nobody
+//! reads it any more, as `println!` would.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
@@ -20,6 +21,11 @@ impl Progress {
     #[must_use]
     pub fn to_stderr() -> Self {
         Self { terminal: io::stderr().is_terminal() }
+    }
+
+    /// Standard output: the table, and what a kept cluster is good for.
+    pub fn print(self, text: &str) {
+        writeln!(io::stdout(), "{text}").ok();
     }
 
     /// A line that stays.

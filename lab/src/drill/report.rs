@@ -141,28 +141,18 @@ pub fn run_line(run: &Run, reasons: &[String]) -> String {
     line
 }
 
-const HEADERS: [&str; 9] =
-    ["scenario", "verdict", "moved", "first failure", "written p50", "p99", "limit", "shifted p50", "failed requests"];
-
 /// The table of all scenarios, and below it what went wrong.
 #[must_use]
 pub fn table(report: &Report) -> String {
-    let mut headers = HEADERS.map(str::to_owned);
-    if report.scenarios.iter().all(|scenario| scenario.runs.len() < P99_FROM_RUNS) {
-        headers[5] = "max".to_owned();
-    }
-    let mut rows: Vec<[String; 9]> = vec![headers];
-    rows.extend(report.scenarios.iter().map(row));
-    let widths: [usize; 9] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let few = report.scenarios.iter().all(|scenario| scenario.runs.len() < P99_FROM_RUNS);
+    let controls = report.scenarios.iter().any(|scenario| scenario.control_ms.is_some());
+    let mut rows = vec![headers(few, controls)];
+    rows.extend(report.scenarios.iter().map(|scenario| row(scenario, controls)));
+    let width_of = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..rows[0].len()).map(width_of).collect();
     let mut text = String::new();
     for (number, row) in rows.iter().enumerate() {
-        let mut line = String::from(" ");
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            // Words to the left, numbers to the right.
-            line.push_str(&if column < 2 { format!(" {cell:width$} ") } else { format!(" {cell:>width$} ") });
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
+        text.push_str(&aligned(row, &widths));
         if number == 0 {
             let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
             text.push_str(&format!("  {rule}\n"));
@@ -176,14 +166,34 @@ pub fn table(report: &Report) -> String {
     text
 }
 
-fn row(scenario: &ScenarioReport) -> [String; 9] {
-    let times = |count: usize| format!("{count} of {}", scenario.runs.len());
-    let moved = match scenario.expect {
-        Expect::Failover => times(scenario.runs.iter().filter(|run| run.failovers > 0).count()),
-        Expect::Failback => times(scenario.runs.iter().filter(|run| run.failbacks > 0).count()),
-        // Of a scenario that must stay, the moves that it should not have made.
-        Expect::None => times(scenario.runs.iter().filter(|run| run.failovers > 0).count()),
+/// Words to the left, numbers to the right.
+fn aligned(row: &[String], widths: &[usize]) -> String {
+    let mut line = String::from(" ");
+    for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+        line.push_str(&if column < 2 { format!(" {cell:width$} ") } else { format!(" {cell:>width$} ") });
+    }
+    line.truncate(line.trim_end().len());
+    line.push('\n');
+    line
+}
+
+fn headers(few: bool, controls: bool) -> Vec<String> {
+    let p99 = if few { "max" } else { "p99" };
+    let mut headers = vec!["scenario", "verdict", "moved", "first failure", "written p50", p99, "limit", "shifted p50"];
+    if controls {
+        headers.push("control p50");
+    }
+    headers.push("failed requests");
+    headers.into_iter().map(str::to_owned).collect()
+}
+
+fn row(scenario: &ScenarioReport, controls: bool) -> Vec<String> {
+    let has_moved = |run: &&Run| match scenario.expect {
+        Expect::Failback => run.failbacks > 0,
+        // Of a scenario that must stay, these are the moves that it should not have made.
+        Expect::Failover | Expect::None => run.failovers > 0,
     };
+    let moved = scenario.runs.iter().filter(has_moved).count();
     let first = Percentiles::of(scenario.runs.iter().map(|run| run.first_failure_ms));
     let limit = scenario.figure.map_or_else(String::new, |figure| {
         format!("<= {} {}", figure.limit_ms, if figure.ok { "ok" } else { "MISSED" })
@@ -192,20 +202,25 @@ fn row(scenario: &ScenarioReport) -> [String; 9] {
         .runs
         .iter()
         .fold((0, 0), |(failed, sent), run| (failed + run.requests.failed, sent + run.requests.sent));
-    [
+    let verdict = match scenario.verdict {
+        Verdict::Pass => "pass",
+        Verdict::Fail => "FAIL",
+    };
+    let mut row = vec![
         scenario.name.to_owned(),
-        match scenario.verdict {
-            Verdict::Pass => "pass".to_owned(),
-            Verdict::Fail => "FAIL".to_owned(),
-        },
-        moved,
+        verdict.to_owned(),
+        format!("{moved} of {}", scenario.runs.len()),
         ms(first.p50),
         ms(scenario.written_ms.p50),
         ms(scenario.written_ms.p99),
         limit,
         ms(scenario.shifted_ms.p50),
-        format!("{} of {}", grouped(failed), grouped(sent)),
-    ]
+    ];
+    if controls {
+        row.push(scenario.control_ms.map_or_else(String::new, |control| ms(control.p50)));
+    }
+    row.push(format!("{} of {}", grouped(failed), grouped(sent)));
+    row
 }
 
 fn ms(value: Option<f64>) -> String {

@@ -72,7 +72,9 @@ impl Running<'_> {
         let healed = fault.heal().context("cannot mend the fault");
         let mut observation = closed?;
         let healed = healed?;
-        if self.scenario.expect == Expect::Failback {
+        let seen = self.stage.observer.seen();
+        let left = written_after(&seen, PRIMARY, broken.first_ns).is_some();
+        if self.scenario.expect == Expect::Failback && left {
             self.way_back(healed, &mut observation)?;
         }
         self.stage.look(self.cluster)?;
@@ -120,6 +122,7 @@ impl Running<'_> {
             self.pause(looks)?;
         };
         let clients = clients(&self.recorded_since(broken.first_ns)?);
+        inject::prove_parts(self.scenario.fault, self.stage)?;
         Ok(Observation {
             split: self.stage.split(),
             primary: PRIMARY.to_owned(),
@@ -192,11 +195,11 @@ fn back_at(seen: &[Seen], from_ns: u64) -> Option<u64> {
 }
 
 /// Failures of the connect itself, by the client's own errno: not what came after, and not what the client's own machine
-/// lacked (no port, no descriptor), which proves no fault.
+/// lacked (no port, no descriptor, nobody to dial), which proves no fault.
 fn clients(since: &Since) -> Clients {
-    const NOT_THE_CONNECT: [&str; 8] =
-        ["ok", "no-answer", "ended", "ECONNRESET", "EPIPE", "EMFILE", "EADDRINUSE", "EADDRNOTAVAIL"];
-    let of_connect = since.by_outcome.iter().filter(|(name, _)| !NOT_THE_CONNECT.contains(&name.as_str()));
+    const OF_THE_CONNECT: [&str; 6] =
+        ["ECONNREFUSED", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "no-handshake"];
+    let of_connect = since.by_outcome.iter().filter(|(name, _)| OF_THE_CONNECT.contains(&name.as_str()));
     let connects_failed: u64 = of_connect.map(|(_, count)| count).sum();
     Clients {
         sent: since.sent,
@@ -229,7 +232,7 @@ mod tests {
         let met = clients(&mk_since(&[("ok", 10), ("ECONNREFUSED", 3), ("no-handshake", 2), ("no-answer", 1)]));
         assert_eq!((met.sent, met.failed, met.connects_failed), (16, 6, 5));
         assert_eq!((met.first_failed_ns, met.last_failed_ns), (Some(5), Some(9)));
-        let missed = clients(&mk_since(&[("ok", 10), ("EADDRNOTAVAIL", 3), ("ECONNRESET", 1)]));
+        let missed = clients(&mk_since(&[("ok", 10), ("EADDRNOTAVAIL", 2), ("no-endpoint", 1), ("ECONNRESET", 1)]));
         assert_eq!((missed.failed, missed.connects_failed, missed.first_failed_ns), (4, 0, None));
     }
 

@@ -80,6 +80,7 @@ impl Stage {
         policy: &Policy,
         number: u32,
         halt: &Halt,
+        progress: Progress,
     ) -> Result<Self> {
         let namespace = format!("drill-{number}");
         let endpoints = cluster.primary_endpoints()?;
@@ -97,7 +98,7 @@ impl Stage {
         let launch =
             programs.controller(address, &cluster.inside().kubeconfig, policy, &format!("controller-{number}"));
         if number == 1 {
-            eprintln!("  controller: {}   (a new one in each run)", printed(&launch));
+            progress.line(&format!("  controller: {}   (a new one in each run)", printed(&launch)));
         }
         let controller = cluster.world().control().spawn(&launch).context("cannot start the controller")?;
         let observer = Observer::start(cluster.background(), &cluster.outside().url, &namespace, PRIMARY)?;
@@ -122,7 +123,7 @@ impl Stage {
     /// # Errors
     ///
     /// It does not come to that, and what is missing.
-    pub fn warm_up(&mut self, cluster: &Cluster, plan: &Plan, halt: &Halt, progress: &Progress) -> Result<()> {
+    pub fn warm_up(&mut self, cluster: &Cluster, plan: &Plan, halt: &Halt, progress: Progress) -> Result<()> {
         let begun_ns = now_ns();
         let mut clean_from_ns = begun_ns;
         loop {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::world::Node;
 use crate::world::clock::{now_ns, pause};
@@ -29,7 +29,8 @@ pub struct Stalls {
 #[derive(Debug)]
 struct Running {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<()>>,
+    begun_ns: u64,
+    thread: JoinHandle<Result<u32>>,
 }
 
 impl Stalls {
@@ -42,7 +43,10 @@ impl Stalls {
     fn end(&mut self) -> Result<()> {
         let Some(running) = self.running.take() else { return Ok(()) };
         running.stop.store(true, Ordering::Relaxed);
-        running.thread.join().map_err(|_| anyhow!("the stalling thread panicked"))?
+        let stalls = running.thread.join().map_err(|_| anyhow!("the stalling thread panicked"))??;
+        let lasted = Duration::from_nanos(now_ns().saturating_sub(running.begun_ns));
+        ensure!(stalls > 0 || lasted < 2 * GAP, "no node stalled in {lasted:?}");
+        Ok(())
     }
 }
 
@@ -56,7 +60,7 @@ impl Fault for Stalls {
             .name("stalls".into())
             .spawn(move || stall_in_turn(&nodes, &asked))
             .context("cannot start the stalling thread")?;
-        self.running = Some(Running { stop, thread });
+        self.running = Some(Running { stop, begun_ns: first_ns, thread });
         Ok(Span { first_ns, last_ns: now_ns() })
     }
 
@@ -75,7 +79,9 @@ impl Drop for Stalls {
     }
 }
 
-fn stall_in_turn(nodes: &[Node], stop: &AtomicBool) -> Result<()> {
+/// Returns how often a node stood still.
+fn stall_in_turn(nodes: &[Node], stop: &AtomicBool) -> Result<u32> {
+    let mut stalls = 0;
     for (node, length_ms) in nodes.iter().cycle().zip(LENGTHS_MS.into_iter().cycle()) {
         pause(GAP);
         if stop.load(Ordering::Relaxed) {
@@ -86,6 +92,7 @@ fn stall_in_turn(nodes: &[Node], stop: &AtomicBool) -> Result<()> {
         pause(Duration::from_millis(length_ms));
         stall.heal()?;
         frozen?;
+        stalls += 1;
     }
-    Ok(())
+    Ok(stalls)
 }

@@ -57,6 +57,8 @@ pub fn reasons(run: &Run, conditions: &Conditions<'_>) -> Vec<String> {
             reasons.extend(left_once(run, conditions));
             match &run.failback {
                 Some(back) => reasons.extend(came_back(run, back, conditions.policy)),
+                // What never left has no way back, and that has been said.
+                None if run.failovers == 0 => {}
                 None => reasons.push("nobody looked for a way back".to_owned()),
             }
         }

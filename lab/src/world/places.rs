@@ -190,6 +190,12 @@ impl Shared {
     fn launch(&self, place: &Place, cgroup: &Path, launch: &Launch) -> Result<NodeChild> {
         let mut command = spawn::command(place, cgroup, &launch.program);
         let log = spawn::log_file(&self.run_dir, &launch.log)?;
+        // Settings have twins in the environment: what stands in a person's shell must not reach a drill unseen.
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"SPLITSECOND_") {
+                command.env_remove(name);
+            }
+        }
         command.args(&launch.args).envs(launch.env.iter().cloned());
         command.stdout(log.try_clone().context("cannot share a log")?).stderr(log);
         let child = self.spawner.spawn(command)?;

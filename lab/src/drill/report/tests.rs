@@ -103,10 +103,10 @@ fn the_table_reads_well() {
         ScenarioReport::new(noise, 1, vec![stayed], Vec::new(), None),
     ]);
     let expected = [
-        "  scenario  verdict   moved  first failure  written p50       max          limit  shifted p50  failed requests",
-        "  ------------------------------------------------------------------------------------------------------------",
-        "  refused   FAIL     1 of 2         0.4 ms     112.0 ms  112.0 ms  <= 150 MISSED     113.5 ms     224 of 2,224",
-        "  noise     pass     0 of 1         0.4 ms            -         -                           -     112 of 1,112",
+        "  scenario  verdict   moved  first failure  written p50       max          limit  shifted p50  control p50  failed requests",
+        "  -------------------------------------------------------------------------------------------------------------------------",
+        "  refused   FAIL     1 of 2         0.4 ms     112.0 ms  112.0 ms  <= 150 MISSED     113.5 ms                  224 of 2,224",
+        "  noise     pass     0 of 1         0.4 ms            -         -                           -     140.0 ms     112 of 1,112",
         "  refused: run 2: it did not fail over",
     ];
     assert_eq!(table(&report).lines().collect::<Vec<_>>(), expected);
