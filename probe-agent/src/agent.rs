@@ -26,7 +26,7 @@ use crate::cluster::{self, chain};
 use crate::config::{Config, Controllers};
 use crate::directory::Directory;
 use crate::index::Tier;
-use crate::kernel::{self, Events, LoadError, MapError, Probe, Settings};
+use crate::kernel::{self, Events, Exemption, LoadError, MapError, Probe, Settings};
 use crate::resolve::{Kind, Resolver};
 use crate::uplink::{self, Speaker};
 
@@ -138,12 +138,14 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     tasks.spawn(named("cluster", cluster::run(config.kubeconfig.clone(), cluster_news, incarnation)));
     let (requests, for_checks) = mpsc::channel(check::REQUESTS_LIMIT);
     let (results, from_checks) = mpsc::channel(RESULTS_LIMIT);
-    tasks.spawn(named("checks", check::run(for_checks, results, clock)));
+    let (exemptions, for_exemption) = mpsc::channel(check::EXEMPTIONS_LIMIT);
+    tasks.spawn(named("checks", check::run(for_checks, for_exemption, results, clock)));
+    let checks = Checks { requests, exemptions };
     let speaker = Speaker { node: config.node.clone(), incarnation };
     let (links, from_links) = Links::new(speaker, config.insecure_controller, clock);
 
     let inbox = Inbox { signals, from_cluster, from_links, from_checks };
-    Agent::new(config, clock, tasks, shown, metrics, links, requests).run(inbox).await
+    Agent::new(config, clock, tasks, shown, metrics, links, checks).run(inbox).await
 }
 
 async fn named(name: TaskName, task: impl Future<Output = ()>) -> TaskName {
@@ -183,6 +185,12 @@ impl Signals {
     }
 }
 
+/// The way to the task that makes checks.
+struct Checks {
+    requests: mpsc::Sender<CheckRequest>,
+    exemptions: mpsc::Sender<Exemption>,
+}
+
 struct Agent {
     config: Config,
     clock: fn() -> u64,
@@ -190,7 +198,7 @@ struct Agent {
     shown: Arc<Shown>,
     metrics: Metrics,
     links: Links,
-    requests: mpsc::Sender<CheckRequest>,
+    checks: Checks,
     sight: Sight,
     events: Option<Events>,
     records: Vec<FirstFailure>,
@@ -221,7 +229,7 @@ impl Agent {
         shown: Arc<Shown>,
         metrics: Metrics,
         links: Links,
-        requests: mpsc::Sender<CheckRequest>,
+        checks: Checks,
     ) -> Self {
         let directory = match &config.controllers {
             Controllers::Service { name, port } => Some(Directory::new(name.clone(), port.clone())),
@@ -234,7 +242,7 @@ impl Agent {
             shown,
             metrics,
             links,
-            requests,
+            checks,
             sight: Sight::Blind { reason: "not loaded yet".to_owned(), retry_ns: Some(0) },
             events: None,
             records: Vec::new(),
@@ -303,11 +311,15 @@ impl Agent {
     fn open_eyes(&mut self) {
         let loaded = load(&self.config).and_then(|mut probe| {
             let events = probe.take_events().map_err(|error| chain(&error))?;
-            Ok((probe, events))
+            let exemption = probe.take_exemption().map_err(|error| chain(&error))?;
+            Ok((probe, events, exemption))
         });
         let at_ns = (self.clock)();
         match loaded {
-            Ok((probe, events)) => {
+            Ok((probe, events, exemption)) => {
+                if self.checks.exemptions.try_send(exemption).is_err() {
+                    tracing::warn!("Checks did not take up the probe: those of this node are counted as its traffic");
+                }
                 tracing::info!(hot = self.config.hot_capacity, cold = self.config.cold_capacity, "Probe attached");
                 self.metrics.probe_memory.set(probe.memory_bytes().map_or(0, |bytes| bytes as i64));
                 let Config { hot_capacity, cold_capacity, .. } = self.config;
@@ -614,7 +626,7 @@ impl Agent {
     }
 
     fn on_checks(&mut self, request: CheckRequest) {
-        let Err(refused) = self.requests.try_send(request) else { return };
+        let Err(refused) = self.checks.requests.try_send(request) else { return };
         let request = refused.into_inner();
         let now_ns = (self.clock)();
         for target in request.targets {

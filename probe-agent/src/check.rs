@@ -24,6 +24,7 @@ use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
 use crate::budget::Budget;
+use crate::kernel::Exemption;
 
 /// SYNs a second that this node sends at most, whoever asks. The cluster's budget is 2,000, kept by the controllers;
 /// this one is what protects the node's neighbours from a controller gone wrong.
@@ -41,22 +42,34 @@ pub const TIMEOUT_LIMIT: Duration = Duration::from_secs(1);
 /// Requests that wait: each is taken up at once, so this only has to hold what arrives in one wake-up of every stream.
 pub const REQUESTS_LIMIT: usize = 64;
 
-/// Makes checks until the sender of requests is gone. Results go out in the order in which checks end.
+/// Probes whose exemption waits to be taken up: one is loaded at a time.
+pub const EXEMPTIONS_LIMIT: usize = 1;
+
+/// Makes checks until the sender of requests is gone. Results go out in the order in which checks end. Once a probe is
+/// attached and has sent its exemption, no check is counted as traffic.
 pub async fn run(
     mut requests: mpsc::Receiver<CheckRequest>,
+    mut exemptions: mpsc::Receiver<Exemption>,
     results: mpsc::Sender<CheckResult>,
     clock: impl Fn() -> u64,
 ) {
     let mut budget = Budget::new(PER_SECOND, BURST);
+    let mut exemption = None;
     let mut under_way = FuturesUnordered::new();
     loop {
         tokio::select! {
+            Some(newer) = exemptions.recv() => exemption = Some(newer),
             request = requests.recv() => {
                 let Some(request) = request else { return };
                 for target in request.targets {
                     let now_ns = clock();
-                    if under_way.len() < CONCURRENT_LIMIT && budget.take(now_ns).is_ok() {
-                        under_way.push(check(request.id, target, &clock));
+                    let socket = if under_way.len() < CONCURRENT_LIMIT && budget.take(now_ns).is_ok() {
+                        mk_socket(target.to, exemption.as_mut()).ok()
+                    } else {
+                        None
+                    };
+                    if let Some(socket) = socket {
+                        under_way.push(check(request.id, target, socket, &clock));
                         continue;
                     }
                     let refused = mk_result(request.id, target.to, now_ns, now_ns, CheckOutcome::NotMade);
@@ -74,24 +87,26 @@ pub async fn run(
     }
 }
 
-async fn check(id: u64, target: CheckTarget, clock: &impl Fn() -> u64) -> CheckResult {
+async fn check(id: u64, target: CheckTarget, socket: TcpSocket, clock: &impl Fn() -> u64) -> CheckResult {
     let timeout = Duration::from_millis(u64::from(target.timeout_ms)).min(TIMEOUT_LIMIT);
     let started_ns = clock();
-    let outcome = match tokio::time::timeout(timeout, dial(target.to)).await {
+    let outcome = match tokio::time::timeout(timeout, socket.connect(target.to)).await {
         Err(_) => CheckOutcome::Failed(FailureCause::NoAnswer),
-        Ok(Ok(())) => CheckOutcome::Passed,
+        Ok(Ok(_)) => CheckOutcome::Passed,
         Ok(Err(error)) => outcome_of(&error),
     };
     mk_result(id, target.to, started_ns, clock(), outcome)
 }
 
-/// One handshake. The socket is closed on return, and when this is dropped by a time-out.
-async fn dial(to: SocketAddr) -> io::Result<()> {
+/// A socket for one handshake. It is closed when its future ends, or is dropped by a time-out.
+fn mk_socket(to: SocketAddr, exemption: Option<&mut Exemption>) -> io::Result<TcpSocket> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     rustix::net::sockopt::set_tcp_quickack(&socket, false)?;
     socket.set_zero_linger()?;
-    socket.connect(to).await?;
-    Ok(())
+    if let Some(exemption) = exemption {
+        exemption.exempt(&socket).map_err(io::Error::other)?;
+    }
+    Ok(socket)
 }
 
 /// What an error of `connect` says of the destination. Whatever is not listed is this node's own trouble (no port, no
@@ -126,15 +141,17 @@ mod tests {
     struct Checker {
         requests: mpsc::Sender<CheckRequest>,
         results: mpsc::Receiver<CheckResult>,
+        _exemptions: mpsc::Sender<Exemption>,
         _tasks: JoinSet<()>,
     }
 
     fn mk_checker() -> Checker {
         let (requests, incoming) = mpsc::channel(REQUESTS_LIMIT);
+        let (exemptions, later) = mpsc::channel(EXEMPTIONS_LIMIT);
         let (outgoing, results) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
-        tasks.spawn(run(incoming, outgoing, now_ns));
-        Checker { requests, results, _tasks: tasks }
+        tasks.spawn(run(incoming, later, outgoing, now_ns));
+        Checker { requests, results, _exemptions: exemptions, _tasks: tasks }
     }
 
     impl Checker {
