@@ -3,6 +3,7 @@
 //! Exit codes, after sysexits.h where it has one: 0 stopped by a signal, or `--once` found that the node can count; 64
 //! wrong usage; 69 `--once` found that it cannot; 70 a task ended that never should; 71 the system refused something.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -67,7 +68,8 @@ fn configured() -> Result<Config, ExitCode> {
 
 fn start_log(config: &Config) {
     let filter = EnvFilter::new(&config.log_level);
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_colored = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_colored);
     match config.log_format {
         LogFormat::Plain => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
