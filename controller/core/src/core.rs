@@ -306,7 +306,7 @@ impl Core {
         let found = self
             .splits
             .iter_mut()
-            .find_map(|(split, entry)| Some((split.clone(), entry.split.on_written(id, outcome, now)?)));
+            .find_map(|(split, entry)| Some((split.clone(), entry.split.on_written(id, outcome, &self.config, now)?)));
         let Some((split, planned)) = found else { return };
         let direction = planned.direction;
         let (at, kind) = match outcome {

@@ -121,6 +121,8 @@ pub struct Split {
     /// The weights before the failover, in the order of the backends.
     steady: Vec<Weight>,
     pending: Option<Pending>,
+    /// The object changed while a write was pending: another hand's change, or our own before its answer.
+    changed_meanwhile: bool,
     not_before: Option<Time>,
     retry: Duration,
     written: Option<String>,
@@ -139,6 +141,7 @@ impl Split {
             last_failover: None,
             steady: Vec::new(),
             pending: None,
+            changed_meanwhile: false,
             not_before: None,
             retry: RETRY_MIN,
             written: None,
@@ -158,7 +161,9 @@ impl Split {
         self.fault = None;
         let changed = facts.resource_version != self.facts.resource_version;
         self.facts = facts;
-        if changed && self.pending.is_none() {
+        if self.pending.is_some() {
+            self.changed_meanwhile |= changed;
+        } else if changed {
             self.not_before = None;
             self.adopt(config, now);
         }
@@ -464,11 +469,12 @@ impl Split {
     }
 
     /// A write ended. Returns the move, if it was this split's pending one.
-    pub fn on_written(&mut self, id: WriteId, outcome: &WriteOutcome, now: Time) -> Option<Move> {
+    pub fn on_written(&mut self, id: WriteId, outcome: &WriteOutcome, config: &Config, now: Time) -> Option<Move> {
         if self.pending.as_ref().is_none_or(|pending| pending.id != id) {
             return None;
         }
         let Pending { planned, steady, .. } = self.pending.take()?;
+        let changed_meanwhile = std::mem::take(&mut self.changed_meanwhile);
         match outcome {
             WriteOutcome::Applied { resource_version, .. } => {
                 self.epoch += 1;
@@ -485,6 +491,16 @@ impl Split {
                 for (backend, weight) in self.facts.backends.iter_mut().zip(&planned.weights) {
                     backend.weight = *weight;
                 }
+            }
+            // The watch was faster than the answer: the object as it is has been seen already, and is the last word.
+            WriteOutcome::Conflict
+            | WriteOutcome::Failed(_)
+            | WriteOutcome::Expired
+            | WriteOutcome::Gone
+            | WriteOutcome::Refused(_)
+                if changed_meanwhile =>
+            {
+                self.adopt(config, now);
             }
             // The watch will bring the object as it is, which ends the wait; the pause is for a watch that is late.
             WriteOutcome::Conflict | WriteOutcome::Failed(_) | WriteOutcome::Expired => {
