@@ -16,10 +16,9 @@ use std::time::Duration;
 use probe_common::abi::{FirstFailure, Loss};
 use probe_common::admin::{self, Surface};
 use probe_common::wire::{CheckOutcome, CheckRequest, CheckResult, ControllerFrame};
-use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::check;
 use crate::cluster::{self, chain};
@@ -36,6 +35,7 @@ mod links;
 mod metrics;
 mod schedule;
 mod surface;
+mod tasks;
 mod transitions;
 
 use ledger::{Ledger, Pass};
@@ -43,10 +43,8 @@ use links::Links;
 use metrics::Metrics;
 use schedule::Schedule;
 use surface::{Names, Shown};
+use tasks::Tasks;
 use transitions::Transition;
-
-/// What a task is called when it ends although it should not.
-type TaskName = &'static str;
 
 /// News of the cluster that may wait for the loop: one page of a list.
 const CLUSTER_NEWS_LIMIT: usize = 512;
@@ -112,34 +110,28 @@ pub fn try_once(config: &Config) -> Result<String, String> {
     ))
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it: the loop here, everything else on `workers`.
 ///
 /// # Errors
 ///
 /// [`RunError`].
-pub async fn run(config: Config) -> Result<(), RunError> {
+pub async fn run(config: Config, workers: Handle) -> Result<(), RunError> {
     let clock: fn() -> u64 = kernel::now_ns;
     let address = config.admin;
-    let listener = TcpListener::bind(address).await.map_err(|source| RunError::Listen { address, source })?;
+    let listener = listen(address).map_err(|source| RunError::Listen { address, source })?;
     let signals = Signals::new().map_err(RunError::Signals)?;
     let (metrics, registry) = Metrics::registered();
     let incarnation = clock();
     let shown = Arc::new(Shown::new(registry, config.node.clone(), incarnation));
 
-    let mut tasks = JoinSet::new();
-    let surface: Arc<dyn Surface> = Arc::clone(&shown) as _;
-    tasks.spawn(async {
-        if let Err(error) = admin::serve(listener, surface).await {
-            tracing::error!(%error, "Admin server failed");
-        }
-        "admin"
-    });
+    let mut tasks = Tasks::new(workers);
+    tasks.spawn("admin", serve(listener, Arc::clone(&shown) as _));
     let (cluster_news, from_cluster) = mpsc::channel(CLUSTER_NEWS_LIMIT);
-    tasks.spawn(named("cluster", cluster::run(config.kubeconfig.clone(), cluster_news, incarnation)));
+    tasks.spawn("cluster", cluster::run(config.kubeconfig.clone(), cluster_news, incarnation));
     let (requests, for_checks) = mpsc::channel(check::REQUESTS_LIMIT);
     let (results, from_checks) = mpsc::channel(RESULTS_LIMIT);
     let (exemptions, for_exemption) = mpsc::channel(check::EXEMPTIONS_LIMIT);
-    tasks.spawn(named("checks", check::run(for_checks, for_exemption, results, clock)));
+    tasks.spawn("checks", check::run(for_checks, for_exemption, results, clock));
     let checks = Checks { requests, exemptions };
     let speaker = Speaker { node: config.node.clone(), incarnation };
     let (links, from_links) = Links::new(speaker, config.insecure_controller, clock);
@@ -148,9 +140,21 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Agent::new(config, clock, tasks, shown, metrics, links, checks).run(inbox).await
 }
 
-async fn named(name: TaskName, task: impl Future<Output = ()>) -> TaskName {
-    task.await;
-    name
+/// A listener that no reactor knows yet: it belongs to the one of the task that serves.
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+async fn serve(listener: std::net::TcpListener, surface: Arc<dyn Surface>) {
+    let served = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve(listener, surface).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "Admin server failed");
+    }
 }
 
 fn load(config: &Config) -> Result<Probe, String> {
@@ -194,7 +198,7 @@ struct Checks {
 struct Agent {
     config: Config,
     clock: fn() -> u64,
-    tasks: JoinSet<TaskName>,
+    tasks: Tasks,
     shown: Arc<Shown>,
     metrics: Metrics,
     links: Links,
@@ -210,6 +214,8 @@ struct Agent {
     asleep_until_ns: u64,
     lateness_ns: u64,
     errors: u32,
+    /// Whether a sum changed since `/state` was published.
+    has_counted: bool,
     losses: ([u64; Loss::COUNT], u64),
     names: BTreeMap<SocketAddr, Arc<Names>>,
     names_revision: Option<u64>,
@@ -225,7 +231,7 @@ impl Agent {
     fn new(
         config: Config,
         clock: fn() -> u64,
-        tasks: JoinSet<TaskName>,
+        tasks: Tasks,
         shown: Arc<Shown>,
         metrics: Metrics,
         links: Links,
@@ -254,6 +260,7 @@ impl Agent {
             asleep_until_ns: u64::MAX,
             lateness_ns: 0,
             errors: 0,
+            has_counted: true,
             losses: ([0; Loss::COUNT], 0),
             names: BTreeMap::new(),
             names_revision: None,
@@ -270,11 +277,7 @@ impl Agent {
             tokio::select! {
                 biased;
                 () = inbox.signals.next() => return self.drain(inbox.signals).await,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Ok(task) => return Err(RunError::TaskEnded { task: task.to_owned() }),
-                    Err(error) if error.is_cancelled() => {}
-                    Err(error) => return Err(RunError::TaskEnded { task: error.to_string() }),
-                },
+                task = self.tasks.ended() => return Err(RunError::TaskEnded { task }),
                 read = next_records(&mut self.events, &mut self.records) => self.on_records(read),
                 () = sleep_until(self.asleep_until_ns, self.clock) => {}
                 Some((controller, news)) = inbox.from_links.recv() => self.on_stream_news(controller, news),
@@ -378,10 +381,11 @@ impl Agent {
             ledger.note_failures(&self.records);
             self.records.clear();
         }
-        let Pass { now_ns, rows, next_late_ns, failing, error } =
+        let Pass { now_ns, rows, next_late_ns, has_counted, failing, error } =
             ledger.pass(ledger.in_use(Tier::Hot) as usize / sweep_passes + 1);
         let cold = ledger.read_cold(ledger.in_use(Tier::Cold) as usize / COLD_PASSES + 1);
         self.schedule.on_pass(next_late_ns);
+        self.has_counted |= has_counted;
         let lateness_us = u32::try_from(self.lateness_ns / 1000).unwrap_or(u32::MAX);
         self.lateness_ns = 0;
         self.metrics.rows.inc_by(rows.len() as u64);
@@ -472,7 +476,9 @@ impl Agent {
             return;
         };
         self.metrics.probe_attached.set(1);
-        self.metrics.set_sums(&ledger.sums());
+        if self.has_counted {
+            self.metrics.set_sums(&ledger.sums());
+        }
         self.metrics.set_losses(&self.losses.0, self.losses.1);
         self.metrics.unplaced.set(ledger.waiting() as i64);
         for tier in Tier::ALL {
@@ -502,30 +508,26 @@ impl Agent {
     }
 
     fn show_destinations(&mut self) {
-        self.refresh_names();
         let Sight::Counting(ledger) = &self.sight else {
             self.shown.parts().destinations.clear();
             return;
         };
+        // Cold sums change without a word; and what was counted since the last flush must not be forgotten below.
+        self.metrics.set_sums(&ledger.sums());
+        let is_known = self.names_revision == Some(self.resolver.revision());
+        if is_known && !std::mem::take(&mut self.has_counted) {
+            return;
+        }
+        if !is_known {
+            self.names_revision = Some(self.resolver.revision());
+            self.names = names(&self.resolver);
+        }
         let views = ledger.hot_views().into_iter();
         let destinations = views.map(|view| (view, self.names.get(&view.to).cloned().unwrap_or_default())).collect();
         let mut parts = self.shown.parts();
         parts.destinations = destinations;
         parts.cold = ledger.in_use(Tier::Cold);
         parts.waiting = ledger.waiting();
-    }
-
-    fn refresh_names(&mut self) {
-        if self.names_revision == Some(self.resolver.revision()) {
-            return;
-        }
-        self.names_revision = Some(self.resolver.revision());
-        let named = self.resolver.backends().into_iter().map(|(to, backends)| {
-            let services = self.resolver.services_of(to).into_iter();
-            let services = services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
-            (to, Arc::new(Names { services, backends: backends.into_iter().collect() }))
-        });
-        self.names = named.collect();
     }
 
     fn on_records(&mut self, read: Result<(), MapError>) {
@@ -666,6 +668,16 @@ impl Agent {
         }
         Ok(())
     }
+}
+
+/// The Services and backends of every hot destination.
+fn names(resolver: &Resolver) -> BTreeMap<SocketAddr, Arc<Names>> {
+    let named = resolver.backends().into_iter().map(|(to, backends)| {
+        let services = resolver.services_of(to).into_iter();
+        let services = services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
+        (to, Arc::new(Names { services, backends: backends.into_iter().collect() }))
+    });
+    named.collect()
 }
 
 async fn next_records(events: &mut Option<Events>, records: &mut Vec<FirstFailure>) -> Result<(), MapError> {

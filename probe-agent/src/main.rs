@@ -5,11 +5,13 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use probe_agent::agent::{self, RunError};
 use probe_agent::config::{Args, Config, LogFormat};
+use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
 
 const EX_USAGE: u8 = 64;
@@ -20,25 +22,28 @@ const EX_OSERR: u8 = 71;
 /// Threads for streams, watches and checks; the loop that reads the counters has the main thread for itself.
 const WORKERS: usize = 2;
 
+/// How long tasks may take to notice that they are to end.
+const SHUTDOWN: Duration = Duration::from_millis(200);
+
 fn main() -> ExitCode {
     let config = match configured() {
         Ok(config) => config,
         Err(code) => return code,
     };
     start_log(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
+    if config.once {
+        return once(&config);
+    }
+    let (own, workers) = match runtimes() {
+        Ok(runtimes) => runtimes,
         Err(error) => {
             tracing::error!(%error, "Runtime cannot be started");
             return ExitCode::from(EX_OSERR);
         }
     };
-    if config.once {
-        let _context = runtime.enter();
-        return once(&config);
-    }
-    match runtime.block_on(agent::run(config)) {
+    let ended = own.block_on(agent::run(config, workers.handle().clone()));
+    workers.shutdown_timeout(SHUTDOWN);
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = match &error {
@@ -49,6 +54,13 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// One for the loop, on this thread, and one for everything else.
+fn runtimes() -> std::io::Result<(Runtime, Runtime)> {
+    let own = Builder::new_current_thread().enable_all().build()?;
+    let workers = Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    Ok((own, workers))
 }
 
 fn configured() -> Result<Config, ExitCode> {

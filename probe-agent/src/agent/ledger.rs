@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
+use std::ops::Range;
 
 use probe_common::abi::{self, Cold, DestinationKey, DestinationValue, FirstFailure, Hot, Stamps};
 use probe_common::cause::FailureCause;
@@ -73,6 +73,8 @@ pub(super) struct Ledger<C> {
     waiting: BTreeMap<SocketAddr, Wanted>,
     /// By index; one whose destination went away stays until its index has a new owner, since ends still come in.
     hot: BTreeMap<u32, HotEntry>,
+    /// Those with an attempt under way, and when that becomes late.
+    becoming_late: BTreeMap<u32, u64>,
     swept: u32,
     cold: ColdSum,
     folded: Counts,
@@ -107,6 +109,8 @@ pub(super) struct Pass {
     pub(super) rows: Vec<Row>,
     /// When the next attempt becomes late.
     pub(super) next_late_ns: Option<u64>,
+    /// Whether any sum changed.
+    pub(super) has_counted: bool,
     /// Destinations that fail after a time without failures.
     pub(super) failing: Vec<Failing>,
     /// What could not be read, if anything: the rest is as told.
@@ -160,6 +164,7 @@ impl<C: Counters> Ledger<C> {
             placed: BTreeMap::new(),
             waiting: BTreeMap::new(),
             hot: BTreeMap::new(),
+            becoming_late: BTreeMap::new(),
             swept: 0,
             cold: ColdSum::default(),
             folded: Counts::default(),
@@ -243,48 +248,50 @@ impl<C: Counters> Ledger<C> {
             Ok(read) => read,
             Err(error) => return Pass { now_ns: (self.clock)(), error: Some(error), ..pass },
         };
-        let swept = self.next_swept(sweep);
-        for (&index, entry) in &mut self.hot {
-            // What a program began under the round before may have been stamped after that round was read.
-            let is_touched = stamps
-                .rounds
-                .get(index as usize)
-                .is_some_and(|&stamp| (round as u32).wrapping_sub(stamp) <= 1 && round != 0);
-            let is_late = entry.next_late_ns.is_some_and(|late_ns| late_ns <= began_ns);
-            if is_touched || is_late || swept.contains(&index) {
-                let before_ns = (self.clock)();
-                match self.counters.hot(index) {
-                    Ok(per_cpu) => {
-                        let snapshot = Snapshot { before_ns, after_ns: (self.clock)(), round, per_cpu: &per_cpu };
-                        entry.take(&snapshot, self.quiet_until_ns, &self.placed, &mut pass);
-                    }
-                    Err(error) => {
-                        // Its stamp may be forgotten by the time of the next read.
-                        entry.next_late_ns = Some(before_ns);
-                        pass.error = Some(error);
-                    }
+        for index in self.next_indices(round, &stamps, began_ns, sweep) {
+            let Some(entry) = self.hot.get_mut(&index) else { continue };
+            let before_ns = (self.clock)();
+            match self.counters.hot(index) {
+                Ok(per_cpu) => {
+                    let snapshot = Snapshot { before_ns, after_ns: (self.clock)(), round, per_cpu: &per_cpu };
+                    entry.take(&snapshot, self.quiet_until_ns, &self.placed, &mut pass);
+                }
+                Err(error) => {
+                    // Its stamp may be forgotten by the time of the next read.
+                    entry.next_late_ns = Some(before_ns);
+                    pass.error = Some(error);
                 }
             }
-            pass.next_late_ns = pass.next_late_ns.into_iter().chain(entry.next_late_ns).min();
+            match entry.next_late_ns {
+                Some(late_ns) => drop(self.becoming_late.insert(index, late_ns)),
+                None => drop(self.becoming_late.remove(&index)),
+            }
         }
+        pass.next_late_ns = self.becoming_late.values().min().copied();
         self.quiet_until_ns = began_ns;
         pass.now_ns = (self.clock)();
         pass
     }
 
+    /// Touched in this round or the one before (what a program began under that may have been stamped after it was
+    /// read), becoming late, or next in turn.
+    fn next_indices(&mut self, round: u64, stamps: &Stamps, now_ns: u64, sweep: usize) -> BTreeSet<u32> {
+        let used = &stamps.rounds[..(self.table.ever_used(Tier::Hot) as usize).min(stamps.rounds.len())];
+        let is_touched = |stamp: &u32| (round as u32).wrapping_sub(*stamp) <= 1;
+        let touched = (0..).zip(used).filter(|(_, stamp)| is_touched(stamp)).map(|(index, _)| index);
+        let mut next_indices: BTreeSet<u32> = touched.collect();
+        next_indices.extend(self.becoming_late.iter().filter(|(_, late_ns)| **late_ns <= now_ns).map(|(&index, _)| index));
+        let swept = self.next_swept(sweep);
+        next_indices.extend(self.hot.range(swept).map(|(&index, _)| index));
+        next_indices
+    }
+
     /// The indices of the next `count` hot destinations, in turn.
-    fn next_swept(&mut self, count: usize) -> RangeInclusive<u32> {
-        let mut following = self.hot.range(self.swept..).map(|(&index, _)| index);
-        let Some(first) = following.next() else {
-            self.swept = 0;
-            return RangeInclusive::new(1, 0);
-        };
-        let last = following.take(count.saturating_sub(1)).last().unwrap_or(first);
-        if count == 0 {
-            return RangeInclusive::new(1, 0);
-        }
-        self.swept = last + 1;
-        first..=last
+    fn next_swept(&mut self, count: usize) -> Range<u32> {
+        let from = self.swept;
+        let last = self.hot.range(from..).take(count).last().map(|(&index, _)| index);
+        self.swept = last.map_or(0, |last| last + 1);
+        from..self.swept.max(from)
     }
 
     /// Reads the next `count` cold destinations, in turn.
@@ -419,6 +426,7 @@ impl<C: Counters> Ledger<C> {
             }
             return Ok(());
         }
+        self.becoming_late.remove(&place.index);
         if let Some(former) = self.hot.remove(&place.index) {
             let mut counts = *former.tally.counts();
             self.abandoned += u64::try_from(counts.young).unwrap_or(0);
@@ -448,8 +456,10 @@ impl HotEntry {
         placed: &BTreeMap<SocketAddr, Placed>,
         pass: &mut Pass,
     ) {
+        let young = self.tally.counts().young;
         let change = self.tally.read(snapshot, quiet_until_ns);
         self.next_late_ns = change.next_late_ns;
+        pass.has_counted |= !change.row.is_empty() || young != self.tally.counts().young;
         let row = change.row;
         if row.failed() > 0 {
             if let Some(failing) = self.failing(&row) {

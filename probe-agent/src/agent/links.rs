@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use probe_common::wire::{CheckResult, Row, Total};
 use tokio::sync::mpsc;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 
-use super::TaskName;
 use super::metrics::{Metrics, set};
+use super::tasks::Tasks;
 use crate::uplink::{self, News, Outbox, Speaker};
 
 /// News of all streams that may wait for the loop. A controller with 200 splits sends as many frames at once; more
@@ -68,7 +68,7 @@ impl Links {
     }
 
     /// Begins and ends streams so that there is one to each of these controllers.
-    pub(super) fn keep(&mut self, controllers: &BTreeSet<SocketAddr>, tasks: &mut JoinSet<TaskName>) {
+    pub(super) fn keep(&mut self, controllers: &BTreeSet<SocketAddr>, tasks: &mut Tasks) {
         let is_allowed = |to: &SocketAddr| self.is_insecure_allowed || to.ip().to_canonical().is_loopback();
         let (allowed, refused) = controllers.iter().partition(|to| is_allowed(to));
         self.refused = refused;
@@ -92,10 +92,7 @@ impl Links {
             outbox.with(|reporter| reporter.set_blind(self.blind.as_deref()));
             let stream =
                 uplink::run(controller, self.speaker.clone(), Arc::clone(&outbox), self.news.clone(), self.clock);
-            let task = tasks.spawn(async move {
-                stream.await;
-                "stream"
-            });
+            let task = tasks.spawn("stream", stream);
             self.links.insert(controller, Link { outbox, task, standing: Standing::Down(String::new()) });
         }
     }
