@@ -147,7 +147,7 @@ impl World {
             set("net/ipv6/icmp/ratelimit", "0");
         });
         in_space(client, || {
-            set("net/ipv4/ip_local_port_range", "10000 60000");
+            set("net/ipv4/ip_local_port_range", "10000 60999");
             // A load of many connections from one address to one port must not run out of ports.
             set("net/ipv4/tcp_tw_reuse", "1");
         });
