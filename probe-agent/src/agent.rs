@@ -70,6 +70,9 @@ const ERRORS_LIMIT: u32 = 50;
 /// How long a blind agent waits before it tries to load the probe again.
 const LOAD_PAUSE_NS: u64 = 60_000_000_000;
 
+/// How long after a list its memory is given back: by then its destinations are written into the probe.
+const TRIM_PAUSE_NS: u64 = 2_000_000_000;
+
 /// How long the last reports may take to leave after a signal to stop.
 const DRAIN: Duration = Duration::from_millis(300);
 
@@ -217,6 +220,8 @@ struct Agent {
     /// Whether a sum changed since `/state` was published.
     has_counted: bool,
     losses: ([u64; Loss::COUNT], u64),
+    /// When memory that a list took can be given back.
+    trim_ns: Option<u64>,
     names: BTreeMap<SocketAddr, Arc<Names>>,
     names_revision: Option<u64>,
 }
@@ -262,6 +267,7 @@ impl Agent {
             errors: 0,
             has_counted: true,
             losses: ([0; Loss::COUNT], 0),
+            trim_ns: None,
             names: BTreeMap::new(),
             names_revision: None,
         }
@@ -305,6 +311,10 @@ impl Agent {
         }
         if due.show {
             self.show_destinations();
+            if self.trim_ns.is_some_and(|trim_ns| trim_ns <= now_ns) {
+                self.trim_ns = None;
+                kernel::return_freed_memory();
+            }
         }
         let has_changes = matches!(self.sight, Sight::Counting(_)) && self.resolver.has_changes();
         self.asleep_until_ns = if has_changes { (self.clock)() } else { self.schedule.deadline_ns() };
@@ -552,12 +562,13 @@ impl Agent {
         }
         match news {
             cluster::News::ListBegin(kind) => self.resolver.on_list_begin(kind),
-            cluster::News::Object(kind, name, addresses) => self.resolver.on_object(kind, name, &addresses),
+            cluster::News::Object(kind, name, addresses) => self.resolver.on_object(kind, &name, &addresses),
             cluster::News::Gone(kind, name) => self.resolver.on_gone(kind, name),
             cluster::News::ListComplete(kind) => {
                 tracing::info!(kind = kind.as_str(), "List complete");
                 self.resolver.on_list_complete(kind);
                 self.complete.insert(kind);
+                self.trim_ns = Some((self.clock)() + TRIM_PAUSE_NS);
                 self.watches.remove(kind.as_str());
                 self.watches.remove("configuration");
                 self.metrics.watch_complete.get_or_create(&[("kind", kind.as_str())]).set(1);

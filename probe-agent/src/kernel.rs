@@ -30,6 +30,7 @@ mod ring;
 pub use error::{CgroupError, LoadError, MapError};
 pub use exemption::Exemption;
 pub use figures::ProgramFigures;
+pub use load::return_freed_memory;
 pub use ring::Events;
 
 /// How often a value is copied again when the kernel was moving leftovers in it. A move takes well under a microsecond

@@ -118,13 +118,14 @@ impl Resolver {
         }
     }
 
-    /// An object is there, or changed.
-    pub fn on_object(&mut self, kind: Kind, name: ObjectName, addresses: &Addresses) {
+    /// An object is there, or changed. What is kept of it is copied: names that came out of a page of a list lie
+    /// scattered over the memory of that page, and would keep all of it from being given back.
+    pub fn on_object(&mut self, kind: Kind, name: &ObjectName, addresses: &Addresses) {
         if let Some(listed) = self.listing.get_mut(&kind) {
             listed.insert(name.clone());
         }
         let destinations = destinations_of(addresses);
-        let key = (kind, name);
+        let key = (kind, name.clone());
         if let Some(known) = self.objects.get(&key)
             && *known.service == addresses.service
             && known.destinations == destinations
@@ -135,7 +136,7 @@ impl Resolver {
         self.forget(&key);
         let service = Arc::new(addresses.service.clone());
         for &to in &destinations {
-            self.services.entry(to).or_default().push(Arc::clone(&service));
+            self.services.entry(to).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&service));
             self.touched.insert(to);
         }
         if !destinations.is_empty() {
@@ -398,8 +399,8 @@ mod tests {
     #[test]
     fn services_and_slices_are_counted_coldly() {
         let mut resolver = Resolver::default();
-        resolver.on_object(Kind::Service, mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80, 443]));
-        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::Service, &mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80, 443]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
         let cold = [(ONE, Wanted::Cold), ("203.0.113.1:80", Wanted::Cold), ("203.0.113.1:443", Wanted::Cold)];
         check(&mut resolver, &cold);
         check(&mut resolver, &[]);
@@ -409,25 +410,25 @@ mod tests {
     #[test]
     fn a_destination_lives_as_long_as_any_object_names_it() {
         let mut resolver = Resolver::default();
-        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
-        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &mk_addresses("b", &["198.18.0.1"], &[80]));
         assert_eq!(resolver.services_of(mk_to(ONE)).len(), 2);
         resolver.take_changes(100);
         resolver.on_gone(Kind::EndpointSlice, mk_name("a-x"));
         check(&mut resolver, &[(ONE, Wanted::Cold)]);
-        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &[], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &mk_addresses("b", &[], &[80]));
         check(&mut resolver, &[(ONE, Wanted::Nothing)]);
     }
 
     #[test]
     fn a_new_list_takes_away_what_it_does_not_name() {
         let mut resolver = Resolver::default();
-        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
-        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
-        resolver.on_object(Kind::Service, mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
+        resolver.on_object(Kind::Service, &mk_name("a"), &mk_addresses("a", &["203.0.113.1"], &[80]));
         resolver.take_changes(100);
         resolver.on_list_begin(Kind::EndpointSlice);
-        resolver.on_object(Kind::EndpointSlice, mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &mk_addresses("b", &["198.18.0.2"], &[80]));
         check(&mut resolver, &[]);
         resolver.on_list_complete(Kind::EndpointSlice);
         check(&mut resolver, &[(ONE, Wanted::Nothing)]);
@@ -437,7 +438,7 @@ mod tests {
     fn a_split_makes_its_destinations_hot_and_the_strictest_lateness_wins() {
         let mut resolver = Resolver::default();
         let (one, two) = controllers();
-        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[80]));
         resolver.on_split(one, mk_split("a", &[(ONE, 25), ("[::ffff:198.18.0.2]:80", 25)]));
         check(&mut resolver, &[(ONE, HOT), (TWO, HOT)]);
         resolver.on_split(two, mk_split("b", &[(ONE, 10)]));
@@ -504,7 +505,7 @@ mod tests {
     #[test]
     fn changes_come_in_portions_those_of_splits_first() {
         let mut resolver = Resolver::default();
-        resolver.on_object(Kind::EndpointSlice, mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[1, 2, 3]));
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &mk_addresses("a", &["198.18.0.1"], &[1, 2, 3]));
         resolver.on_split(controllers().0, mk_split("a", &[("198.18.0.1:3", 25), (TWO, 25)]));
         check_some(&mut resolver, 1, &[("198.18.0.1:1", Wanted::Cold), ("198.18.0.1:3", HOT), (TWO, HOT)]);
         assert!(resolver.has_changes());

@@ -53,8 +53,8 @@ pub(super) fn load(object: &[u8], settings: &Settings) -> Result<Probe, LoadErro
 }
 
 /// The kernel's type information takes tens of MiB while it is read, in small pieces that the allocator would keep: most
-/// of the agent's memory, for something that it never does again.
-fn return_freed_memory() {
+/// of the agent's memory, for something that it never does again. A list of a large cluster does the same.
+pub fn return_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
         unsafe extern "C" {
