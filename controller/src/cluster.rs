@@ -17,7 +17,6 @@ use controller_core::facts::ObjectId;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DynamicObject};
-use kube::runtime::watcher;
 use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch as cell};
 
@@ -31,10 +30,6 @@ use watch::{Cache, Ended};
 
 /// Name of the agents' headless Service: its ready endpoints are the nodes that an agent runs on.
 const AGENTS_SERVICE: &str = "splitsecond-agent";
-
-/// How long the server may hold a watch, in seconds. The client notices a connection that died in silence a little later
-/// than that; resuming a watch costs one request, so it is short against the usual 290 s.
-const WATCH_SECONDS: u32 = 30;
 
 /// One fact from the cluster.
 #[derive(Debug)]
@@ -81,8 +76,7 @@ impl Cluster {
             let served = version::negotiate(&self.client, &self.progress).await;
             version.send_replace(Some(served));
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &served.resource());
-            let config = config().labels(&selector);
-            match watch::run(api, config, &mut splits, Watch::TrafficSplits, &self).await {
+            match watch::run(api, Some(&selector), &mut splits, Watch::TrafficSplits, &self).await {
                 Ended::NotServed => {}
                 Ended::NobodyListens => return,
             }
@@ -93,7 +87,7 @@ impl Cluster {
     pub(crate) async fn watch_services(self) {
         let api: Api<Service> = Api::all(self.client.clone());
         let mut services = Services::default();
-        while let Ended::NotServed = watch::run(api.clone(), config(), &mut services, Watch::Services, &self).await {}
+        while let Ended::NotServed = watch::run(api.clone(), None, &mut services, Watch::Services, &self).await {}
     }
 
     /// Watches all EndpointSlices; those of the agents' Service in `namespace` also say which agents to expect.
@@ -104,14 +98,9 @@ impl Cluster {
             agents: ObjectId::new(namespace, AGENTS_SERVICE),
             expected: None,
         };
-        while let Ended::NotServed =
-            watch::run(api.clone(), config(), &mut endpoints, Watch::EndpointSlices, &self).await
-        {}
+        while let Ended::NotServed = watch::run(api.clone(), None, &mut endpoints, Watch::EndpointSlices, &self).await {
+        }
     }
-}
-
-fn config() -> watcher::Config {
-    watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
 /// The splits that were there last.

@@ -26,6 +26,7 @@ pub(crate) mod progress;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -101,7 +102,7 @@ struct Gauges {
     agents: Family<[(&'static str, &'static str); 1], Gauge>,
     splits: Family<[(&'static str, &'static str); 1], Gauge>,
     backend_state: Family<Vec<(&'static str, String)>, Gauge>,
-    backend_weight: Family<Vec<(&'static str, String)>, Gauge>,
+    backend_weight: Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>,
     /// Taken while the four are filled and read: two scrapes at once would mix.
     filling: Mutex<()>,
 }
@@ -119,7 +120,7 @@ impl View {
         registry.register("agents", "Agents by what their evidence is worth", gauges.agents.clone());
         registry.register("splits", "TrafficSplits of ours by state", gauges.splits.clone());
         registry.register("backend_state", "1 for the state that a backend is in", gauges.backend_state.clone());
-        registry.register("backend_weight_millis", "Observed weight in thousandths", gauges.backend_weight.clone());
+        registry.register("backend_weight", "Weight as last observed", gauges.backend_weight.clone());
         Self {
             mode,
             profile,
@@ -211,8 +212,8 @@ impl Gauges {
                     ("split", id.name.clone()),
                     ("backend", backend.service.clone()),
                 ];
-                let weight = i64::try_from(backend.weight.milli()).unwrap_or(i64::MAX);
-                self.backend_weight.get_or_create(&labels).set(weight);
+                // At most 10^9 thousandths: exact in a double.
+                self.backend_weight.get_or_create(&labels).set(backend.weight.milli() as f64 / 1_000.0);
                 labels.push(("state", backend.health.to_owned()));
                 self.backend_state.get_or_create(&labels).set(1);
             }

@@ -27,7 +27,7 @@ use crate::cluster::{Observation, SplitObject};
 use crate::ingest::Arrival;
 use crate::state::json::{cause_name, kind_name};
 use crate::state::{AgentRow, Ask, SNAPSHOT_AGE, Snapshot, View};
-use crate::write::counters::{Counters as WriteCounters, direction_name};
+use crate::write::counters::{Counters as WriteCounters, direction_name, outcome_name};
 use crate::write::event::{Announcement, FAILOVER, announce};
 use crate::write::{Job, Written};
 
@@ -158,14 +158,15 @@ impl Turn {
     }
 
     fn on_written(&mut self, Written { write, outcome, place }: Written) {
-        let elapsed_ms = u64::try_from((self.now)().since(write.decided).as_millis()).unwrap_or(u64::MAX);
+        let elapsed = (self.now)().since(write.decided);
         tracing::info!(
             namespace = write.split.namespace,
             split = write.split.name,
+            write = write.id.0,
             direction = direction_name(write.direction),
             cause = cause_name(write.cause),
-            outcome = ?outcome,
-            elapsed_ms,
+            outcome = outcome_name(&outcome),
+            ?elapsed,
             "Write ended"
         );
         if let WriteOutcome::Applied { resource_version, .. } = &outcome {
