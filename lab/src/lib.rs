@@ -3,6 +3,7 @@
 //! product under test never learns that it runs here.
 
 pub mod apiserver;
+pub mod bench;
 pub mod drill;
 pub mod load;
 pub mod world;

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use lab::bench::BenchArgs;
 use lab::drill::args::DrillArgs;
 use lab::load::PodArgs;
 
@@ -19,6 +20,8 @@ struct Args {
 enum Command {
     /// Breaks something under real traffic and measures how fast it leaves. `cargo xtask drill` builds what it needs.
     Drill(DrillArgs),
+    /// Measures a figure of the product. `cargo xtask bench` builds what it needs.
+    Bench(BenchArgs),
     /// Becomes a program in a pod: the drill itself starts these.
     #[command(hide = true)]
     Pod(PodArgs),
@@ -29,6 +32,10 @@ fn main() -> ExitCode {
         Command::Drill(args) => {
             log_to_stderr();
             ExitCode::from(lab::drill::main(&args))
+        }
+        Command::Bench(args) => {
+            log_to_stderr();
+            ExitCode::from(lab::bench::main(&args))
         }
         Command::Pod(args) => match lab::load::pod_main(&args) {
             Ok(()) => ExitCode::SUCCESS,

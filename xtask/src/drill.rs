@@ -62,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 /// Standard output is the drill's table alone.
-fn build_kernel_programs() -> anyhow::Result<()> {
+pub(crate) fn build_kernel_programs() -> anyhow::Result<()> {
     let own = env::current_exe().context("cannot tell where this program is")?;
     let mut command = Command::new(own);
     let status = command.arg("build-ebpf").stdout(Stdio::from(io::stderr())).status();
@@ -78,7 +78,7 @@ fn build_kernel_programs() -> anyhow::Result<()> {
 }
 
 /// The folder with the three programs.
-fn build_programs() -> anyhow::Result<PathBuf> {
+pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the workspace")?;
     // Cargo names itself to what it runs.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -3,6 +3,7 @@
 //! One file per chore. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 this machine cannot do it (one clear sentence says
 //! why). Nothing here is part of the product.
 
+mod bench;
 mod build_ebpf;
 mod drill;
 mod setup;
@@ -22,6 +23,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Chore {
+    Bench(bench::Arguments),
     BuildEbpf(build_ebpf::Arguments),
     Drill(drill::Arguments),
     /// Everything that has to hold: format, clippy, each crate alone, tests, kernel tests, drills, licences.
@@ -33,6 +35,7 @@ const CANNOT: u8 = 3;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
+        Chore::Bench(arguments) => bench::run(&arguments),
         Chore::BuildEbpf(arguments) => build_ebpf::run(&arguments),
         Chore::Drill(arguments) => drill::run(&arguments),
         Chore::Test => test::run(),

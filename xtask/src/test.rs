@@ -69,7 +69,7 @@ const PARTS: [Part; 11] = [
     Part { name: "kernel tests", run: kernel_tests },
     Part { name: "world tests", run: world_tests },
     Part { name: "drills", run: drills },
-    Part { name: "metrics", run: metrics },
+    Part { name: "counts and metrics", run: counts_and_metrics },
     Part { name: "licences, bans, sources", run: deny },
 ];
 
@@ -157,13 +157,15 @@ fn drills() -> Result<()> {
     Ok(())
 }
 
-/// What both binaries answered at /metrics in the last drill has to pass Prometheus' own check.
-fn metrics() -> Result<()> {
+/// The agents' counts have to be the truth, and what both binaries answer at /metrics has to pass Prometheus' own check.
+fn counts_and_metrics() -> Result<()> {
+    let folder = build_ebpf::target_folder()?.join("bench");
+    let to = folder.to_str().context("the target folder's path is no text")?;
+    cargo(&["xtask", "bench", "loss", "--metrics-to", to])?;
     let promtool = promtool()?;
-    let drills = build_ebpf::target_folder()?.join("drill");
     for exposition in ["agent.metrics", "controller.metrics"] {
-        let path = drills.join(exposition);
-        let file = std::fs::File::open(&path).with_context(|| format!("open {}: has a drill run?", path.display()))?;
+        let path = folder.join(exposition);
+        let file = std::fs::File::open(&path).with_context(|| format!("open {}", path.display()))?;
         println!("$ {} check metrics < {}", promtool.display(), path.display());
         let status =
             Command::new(&promtool).args(["check", "metrics"]).stdin(file).status().context("start promtool")?;

@@ -24,6 +24,8 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `splitsecond-controller`.
     pub controller: PathBuf,
+    /// Further flags of the controller, where it is not started as shipped.
+    pub controller_flags: Vec<String>,
 }
 
 impl Programs {
@@ -38,6 +40,7 @@ impl Programs {
         let programs = Self {
             agent: agent.map_or_else(|| beside("splitsecond-agent"), Path::to_owned),
             controller: controller.map_or_else(|| beside("splitsecond-controller"), Path::to_owned),
+            controller_flags: Vec::new(),
         };
         let lacks: Vec<String> = [&programs.agent, &programs.controller]
             .into_iter()
@@ -50,7 +53,7 @@ impl Programs {
     /// A program is started from another directory than this one's.
     fn absolute(self) -> Result<Self> {
         let whole = |path: PathBuf| path.canonicalize().with_context(|| format!("cannot find {}", path.display()));
-        Ok(Self { agent: whole(self.agent)?, controller: whole(self.controller)? })
+        Ok(Self { agent: whole(self.agent)?, controller: whole(self.controller)?, ..self })
     }
 
     /// The agent of a node.
@@ -81,6 +84,7 @@ impl Programs {
             SocketAddr::new(address, CONTROLLER_ADMIN_PORT).to_string(),
         ];
         args.extend(policy.flags());
+        args.extend(self.controller_flags.iter().cloned());
         Launch { program: self.controller.clone(), args, env: Vec::new(), log: log.to_owned() }
     }
 }
