@@ -12,6 +12,7 @@ mod shell;
 mod state;
 mod write;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -74,7 +75,9 @@ fn run(settings: Settings) -> anyhow::Result<ExitCode> {
 fn log_to_stderr(settings: &Settings) {
     // The settings were checked with the same parser.
     let filter = EnvFilter::builder().parse_lossy(&settings.log_level);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that is collected has no use for colours.
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     match settings.log_format {
         LogFormat::Plain => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -10,11 +10,17 @@ pub(crate) mod lane;
 mod patch;
 mod traffic_split;
 
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
 use controller_core::Time;
 use controller_core::input::WriteOutcome;
 use controller_core::output::Write;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use http::Request;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::SplitVersion;
@@ -30,6 +36,12 @@ pub(crate) const IN_FLIGHT: usize = 32;
 
 /// Writes that wait for a place. One per split at most: the core asks for no second one before the first is answered.
 pub(crate) const QUEUE: usize = 4_096;
+
+/// How often each lane's kept connection is used: clients and proxies drop idle ones after 60 to 90 s.
+const WARM_EVERY: Duration = Duration::from_secs(20);
+
+/// How long the answer to that may take. A lane that has none builds its client anew.
+const WARM_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A write, and what its object has of annotations at the version that guards it.
 #[derive(Clone, Debug)]
@@ -66,8 +78,10 @@ pub(crate) struct Writer {
 /// Writes until `jobs` ends and the last one is answered.
 pub(crate) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>, answers: mpsc::Sender<Written>) {
     let mut running = FuturesUnordered::new();
+    let mut warm = pin!(stay_warm(&writer.lanes));
     loop {
         tokio::select! {
+            never = &mut warm => match never {},
             Some(written) = running.next() => {
                 if answers.send(written).await.is_err() {
                     return;
@@ -82,6 +96,21 @@ pub(crate) async fn run(writer: Writer, mut jobs: mpsc::Receiver<Job>, answers: 
     while let Some(written) = running.next().await {
         if answers.send(written).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Keeps a connection of each lane ready: a failover should not begin with a TCP and TLS handshake, nor find out that the
+/// kept connection died yesterday. What the server answers does not matter, that it answers is enough.
+async fn stay_warm(lanes: &[Lane; 2]) -> Infallible {
+    let mut tick = tokio::time::interval(WARM_EVERY);
+    loop {
+        tick.tick().await;
+        for lane in lanes {
+            let request = Request::get("/readyz").body(Bytes::new()).expect("a constant request is valid");
+            if let Err(error) = lane.send(request, WARM_DEADLINE).await {
+                tracing::debug!(%error, "Connection for writes could not be kept ready");
+            }
         }
     }
 }

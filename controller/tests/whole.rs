@@ -108,6 +108,20 @@ async fn connections_move_a_split_and_recovery_brings_it_back_in_steps() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_under_way_and_its_event_survive_the_first_signal() {
+    let bench = Bench::new().await;
+    let mut controller = Controller::start(&bench, &[]).await;
+    controller.until_ready().await;
+    bench.server.set_latency(Duration::from_millis(120));
+    bench.set_ready("web", false);
+    controller.until(|state| kinds(state, "demo/emoji").contains(&"decided")).await;
+    assert_eq!(weights_of(&bench.split("emoji")), STEADY, "still under way");
+    assert_eq!(controller.stop().await, 0);
+    assert_eq!(weights_of(&bench.split("emoji")), FAILED_OVER);
+    bench.until_event("trafficsplit/emoji failing over to fallbacks").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn observe_mode_decides_and_writes_nothing() {
     let bench = Bench::new().await;
     let mut controller = Controller::start(&bench, &["--mode=observe"]).await;

@@ -474,3 +474,68 @@ fn loopback_and_named_addresses_are_taken() {
         assert_eq!(ingest.is_allowed(address.parse().expect("an address")), expected, "{address}");
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_goes_silent_is_found_by_its_missing_pong() {
+    let mut server = Server::start(Limits::default()).await;
+    let socket = TcpStream::connect(server.address).await.expect("connects");
+    let (requests, connection) = h2::client::handshake(socket).await.expect("speaks HTTP/2");
+    let (freeze, frozen) = tokio::sync::oneshot::channel::<()>();
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            _ = &mut connection => {}
+            // Neither reads nor writes nor closes: a node that lost power.
+            _ = frozen => std::future::pending().await,
+        }
+    });
+    let mut client = Client { requests: requests.ready().await.expect("ready"), _driver: driver };
+    let (_response, mut body) = client.stream().await;
+    body.send_data(mk_hello("n1"), false).expect("sends");
+    let (stream, _downstream) = server.began("n1").await;
+    freeze.send(()).expect("the driver waits");
+    assert_eq!(server.ended().await, ("n1".to_owned(), stream));
+    server.fault("keep-alive").await;
+}
+
+/// An HTTP/2 frame: kind, flags, stream, payload (RFC 9113, 4.1).
+fn mk_http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[tokio::test]
+async fn a_peer_that_opens_and_resets_streams_is_sent_away() {
+    let mut server = Server::start(Limits::default()).await;
+    let mut socket = TcpStream::connect(server.address).await.expect("connects");
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(mk_http2_frame(4, 0, 0, &[]));
+    for stream in (1..400).step_by(2) {
+        // POST http://a/ in HPACK's static table, END_HEADERS; then RST_STREAM with CANCEL.
+        flood.extend(mk_http2_frame(1, 4, stream, &[0x83, 0x86, 0x84, 0x41, 1, b'a']));
+        flood.extend(mk_http2_frame(3, 0, stream, &[0, 0, 0, 8]));
+    }
+    socket.write_all(&flood).await.expect("writes");
+    let mut answer = Vec::new();
+    timeout(PATIENCE, socket.read_to_end(&mut answer)).await.expect("it may not go on for ever").ok();
+    server.fault("transport").await;
+    assert!(server.arrivals.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn headers_over_the_limit_are_refused() {
+    let server = Server::start(Limits::default()).await;
+    let client = Client::connect(&server).await;
+    let request = Request::post(format!("http://controller{STREAM_PATH}"))
+        .header("padding", "x".repeat(12 * 1024))
+        .body(())
+        .expect("a request");
+    let mut requests = client.requests.clone().ready().await.expect("ready");
+    let (response, _body) = requests.send_request(request, false).expect("sends");
+    let response = timeout(PATIENCE, response).await.expect("in time").expect("an answer");
+    assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+}
