@@ -112,22 +112,21 @@ impl Volley {
         self.started + self.timeout + TRAVEL
     }
 
-    /// The outcome, once every result is there or the deadline is over. A missing result is not a failure.
+    /// The outcome, once it is certain, every result is there, or the deadline is over. A missing result is not a
+    /// failure; but where enough others failed, nobody waits for the slowest node.
     pub(super) fn finished(&self, now: Time) -> Option<Finished> {
-        let all = self.results.values().flat_map(BTreeMap::values);
-        if now < self.deadline() && all.clone().any(Option::is_none) {
-            return None;
-        }
         let failed = |results: &BTreeMap<Destination, Option<bool>>| {
             results.values().filter(|result| **result == Some(false)).count()
         };
-        Some(Finished {
+        let so_far = Finished {
             started: self.started,
             ended: now,
             asked: self.size(),
             failed: self.results.values().map(failed).sum(),
             checkers: self.results.values().filter(|results| failed(results) * 2 >= results.len()).count(),
-        })
+        };
+        let is_complete = || self.results.values().flat_map(BTreeMap::values).all(Option::is_some);
+        (so_far.failed_for_sure() || now >= self.deadline() || is_complete()).then_some(so_far)
     }
 }
 
@@ -195,6 +194,12 @@ mod tests {
         check(&[&[F, F, F, F], &[None; 4], &[None; 4]], false, false);
         check(&[&[None; 4], &[None; 4]], false, false);
         check(&[], false, false);
+    }
+
+    #[test]
+    fn a_volley_that_failed_for_sure_does_not_wait_for_its_slowest_node() {
+        assert!(mk_volley(&[&[F, F, F, F], &[F, F, F, F], &[F, None, None, None]]).finished(Time(1)).is_some());
+        assert!(mk_volley(&[&[F, F, F, F], &[F, F, F, F], &[None; 4]]).finished(Time(1)).is_none());
     }
 
     #[test]
