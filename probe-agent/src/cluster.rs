@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
@@ -22,6 +20,9 @@ use crate::backoff::Pauses;
 use crate::resolve::{Addresses, Kind, ObjectName};
 
 mod project;
+mod slim;
+
+use slim::{SlimService, SlimSlice};
 
 /// How long a connection to the API server may take. The client's own default is 30 s, in which an address that leads
 /// nowhere would keep a changed EndpointSlice from the node.
@@ -91,8 +92,8 @@ pub async fn run(kubeconfig: Option<PathBuf>, news: mpsc::Sender<News>, seed: u6
             }
         }
     };
-    let services = watch::<Service>(&client, Kind::Service, project::service, seed);
-    let slices = watch::<EndpointSlice>(&client, Kind::EndpointSlice, project::endpoint_slice, seed ^ 1);
+    let services = watch::<SlimService>(&client, Kind::Service, project::service, seed);
+    let slices = watch::<SlimSlice>(&client, Kind::EndpointSlice, project::endpoint_slice, seed ^ 1);
     let mut both = stream::select(services.boxed(), slices.boxed());
     while let Some(item) = both.next().await {
         if news.send(item).await.is_err() {

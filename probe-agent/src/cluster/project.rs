@@ -5,34 +5,32 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::Resource as _;
 
+use super::slim::{SlimPort, SlimService, SlimSlice};
 use crate::resolve::{Addresses, ObjectName};
 
 /// The label that names an EndpointSlice's Service
 /// (<https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetesioservice-name>).
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The cluster addresses of a Service; none for a headless one or an alias.
-pub(super) fn service(service: Service) -> Option<Addresses> {
-    let name = ObjectName { namespace: service.metadata.namespace?, name: service.metadata.name? };
-    let spec = service.spec?;
+pub(super) fn service(mut service: SlimService) -> Option<Addresses> {
+    let metadata = std::mem::take(service.meta_mut());
+    let name = ObjectName { namespace: metadata.namespace?, name: metadata.name? };
+    let spec = service.spec;
     // `clusterIPs` is the newer field and repeats `clusterIP`.
     let texts = spec.cluster_ips.filter(|texts| !texts.is_empty()).or(spec.cluster_ip.map(|text| vec![text]));
-    let ports = spec.ports.unwrap_or_default().into_iter();
-    let ports = ports.filter_map(|port| tcp(port.protocol.as_deref(), port.name, Some(port.port)));
-    Addresses { service: name, addresses: addresses(texts.unwrap_or_default()), ports: ports.collect() }.into_some()
+    Addresses { service: name, addresses: addresses(texts.unwrap_or_default()), ports: tcp_ports(spec.ports) }
+        .into_some()
 }
 
 /// The endpoints of a slice; none for one that belongs to no Service.
-pub(super) fn endpoint_slice(slice: EndpointSlice) -> Option<Addresses> {
-    let service = slice.metadata.labels?.remove(SERVICE_NAME)?;
-    let name = ObjectName { namespace: slice.metadata.namespace?, name: service };
-    let texts = slice.endpoints.into_iter().flat_map(|endpoint| endpoint.addresses);
-    let ports = slice.ports.unwrap_or_default().into_iter();
-    let ports = ports.filter_map(|port| tcp(port.protocol.as_deref(), port.name, port.port));
-    Addresses { service: name, addresses: addresses(texts), ports: ports.collect() }.into_some()
+pub(super) fn endpoint_slice(mut slice: SlimSlice) -> Option<Addresses> {
+    let metadata = std::mem::take(slice.meta_mut());
+    let name = ObjectName { namespace: metadata.namespace?, name: metadata.labels?.remove(SERVICE_NAME)? };
+    let texts = slice.endpoints.into_iter().flatten().flat_map(|endpoint| endpoint.addresses);
+    Addresses { service: name, addresses: addresses(texts), ports: tcp_ports(slice.ports) }.into_some()
 }
 
 impl Addresses {
@@ -46,12 +44,15 @@ fn addresses(texts: impl IntoIterator<Item = String>) -> Vec<IpAddr> {
     texts.into_iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-fn tcp(protocol: Option<&str>, name: Option<String>, port: Option<i32>) -> Option<(String, u16)> {
-    if protocol.is_some_and(|protocol| protocol != "TCP") {
-        return None;
-    }
-    let port = u16::try_from(port?).ok().filter(|port| *port > 0)?;
-    Some((name.unwrap_or_default(), port))
+/// A port without a protocol is TCP; one without a number is every port, which no destination is.
+fn tcp_ports(ports: Option<Vec<SlimPort>>) -> Vec<(String, u16)> {
+    let is_tcp = |port: &SlimPort| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+    let ports = ports.into_iter().flatten().filter(is_tcp);
+    let numbered = ports.filter_map(|SlimPort { name, port, .. }| {
+        let number = u16::try_from(port?).ok().filter(|number| *number > 0)?;
+        Some((name.unwrap_or_default(), number))
+    });
+    numbered.collect()
 }
 
 #[cfg(test)]
@@ -109,6 +110,7 @@ mod tests {
     #[test]
     fn a_slice_without_endpoints_can_be_read() {
         for endpoints in [json!(null), json!([])] {
+            // What a Service scaled to zero looks like.
             let rest = json!({"addressType": "IPv4", "ports": [{"port": 80}], "endpoints": endpoints});
             assert_eq!(mk_slice(json!({"kubernetes.io/service-name": "a"}), rest), None);
         }
