@@ -251,6 +251,9 @@ pub struct Control {
 }
 
 /// Failures of one round: kept twice (round modulo 2), so that the finished one can be read.
+///
+/// Of attempts that failed in time, and of flows that were reset (which began with their connect, maybe long ago). An
+/// attempt that fails when it was late already is not in it: it was evidence when it became late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct FailureWindow {
@@ -391,7 +394,8 @@ pub enum Loss {
     EndWithoutStart = 2,
     /// An attempt ended under another generation of its index.
     Stale = 3,
-    /// An end that the program missed, made good at a later transition of the same socket. Not a loss in the end.
+    /// An end that the program missed, made good at a later transition of the same socket, or when the socket's error was
+    /// reported. Not a loss in the end.
     Repaired = 4,
 }
 
