@@ -5,7 +5,7 @@
 //! address. It neither touches a map nor knows whether a destination is well.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use probe_common::abi;
@@ -75,13 +75,21 @@ pub enum Wanted {
 pub struct Resolver {
     objects: BTreeMap<(Kind, ObjectName), Named>,
     listing: BTreeMap<Kind, BTreeSet<ObjectName>>,
-    services: BTreeMap<SocketAddr, Vec<Arc<ObjectName>>>,
+    /// By the kernel's key, which is smaller than a socket address: there are 50,000 of them.
+    services: BTreeMap<abi::DestinationKey, Serving>,
     streams: BTreeMap<SocketAddr, StreamSplits>,
     /// Smallest lateness in slots that any stream asks for.
     hot: BTreeMap<SocketAddr, u32>,
     touched: BTreeSet<SocketAddr>,
     touched_by_splits: BTreeSet<SocketAddr>,
     revision: u64,
+}
+
+/// The Services that objects name for a destination; nearly always one.
+#[derive(Debug)]
+enum Serving {
+    One(Arc<ObjectName>),
+    Several(Vec<Arc<ObjectName>>),
 }
 
 /// What one object contributes.
@@ -136,7 +144,11 @@ impl Resolver {
         self.forget(&key);
         let service = Arc::new(addresses.service.clone());
         for &to in &destinations {
-            self.services.entry(to).or_insert_with(|| Vec::with_capacity(1)).push(Arc::clone(&service));
+            let more = Arc::clone(&service);
+            self.services
+                .entry(key_of(to))
+                .and_modify(|serving| serving.add(Arc::clone(&more)))
+                .or_insert_with(|| Serving::One(more.clone()));
             self.touched.insert(to);
         }
         if !destinations.is_empty() {
@@ -219,7 +231,7 @@ impl Resolver {
     pub fn wanted(&self, to: SocketAddr) -> Wanted {
         match self.hot.get(&to) {
             Some(&late_slots) => Wanted::Hot { late_slots },
-            None if self.services.contains_key(&to) => Wanted::Cold,
+            None if self.services.contains_key(&key_of(to)) => Wanted::Cold,
             None => Wanted::Nothing,
         }
     }
@@ -227,7 +239,7 @@ impl Resolver {
     /// The Services that a destination serves, each once.
     #[must_use]
     pub fn services_of(&self, to: SocketAddr) -> BTreeSet<&ObjectName> {
-        self.services.get(&to).into_iter().flatten().map(AsRef::as_ref).collect()
+        self.services.get(&key_of(to)).into_iter().flat_map(Serving::all).map(AsRef::as_ref).collect()
     }
 
     /// The backends that each hot destination serves, as `namespace/split/service`.
@@ -254,7 +266,7 @@ impl Resolver {
     /// Makes every destination a change again: for a probe that was just loaded and counts nothing.
     pub fn touch_all(&mut self) {
         self.touched_by_splits.extend(self.hot.keys());
-        self.touched.extend(self.services.keys());
+        self.touched.extend(self.services.keys().map(address_of));
     }
 
     /// Splits known, each once however many controllers told it.
@@ -267,13 +279,9 @@ impl Resolver {
         let Some(named) = self.objects.remove(key) else { return };
         self.revision += 1;
         for to in named.destinations {
-            if let Some(services) = self.services.get_mut(&to) {
-                if let Some(position) = services.iter().position(|service| Arc::ptr_eq(service, &named.service)) {
-                    services.swap_remove(position);
-                }
-                if services.is_empty() {
-                    self.services.remove(&to);
-                }
+            let key = key_of(to);
+            if self.services.get_mut(&key).is_some_and(|serving| serving.is_empty_without(&named.service)) {
+                self.services.remove(&key);
             }
             self.touched.insert(to);
         }
@@ -299,6 +307,35 @@ impl Resolver {
             };
             if changed {
                 self.touched_by_splits.insert(to);
+            }
+        }
+    }
+}
+
+impl Serving {
+    fn all(&self) -> &[Arc<ObjectName>] {
+        match self {
+            Self::One(service) => std::slice::from_ref(service),
+            Self::Several(services) => services,
+        }
+    }
+
+    fn add(&mut self, service: Arc<ObjectName>) {
+        match self {
+            Self::One(first) => *self = Self::Several(vec![Arc::clone(first), service]),
+            Self::Several(services) => services.push(service),
+        }
+    }
+
+    /// Forgets one contribution, and says whether none is left.
+    fn is_empty_without(&mut self, service: &Arc<ObjectName>) -> bool {
+        match self {
+            Self::One(only) => Arc::ptr_eq(only, service),
+            Self::Several(services) => {
+                if let Some(position) = services.iter().position(|known| Arc::ptr_eq(known, service)) {
+                    services.swap_remove(position);
+                }
+                services.is_empty()
             }
         }
     }
@@ -334,6 +371,11 @@ pub fn key_of(to: SocketAddr) -> abi::DestinationKey {
         IpAddr::V6(address) => address,
     };
     abi::DestinationKey { address: address.octets(), port: to.port(), protocol: IPPROTO_TCP, padding: 0 }
+}
+
+/// The address behind a key.
+fn address_of(key: &abi::DestinationKey) -> SocketAddr {
+    canonical(SocketAddr::new(Ipv6Addr::from(key.address).into(), key.port))
 }
 
 /// <https://www.iana.org/assignments/protocol-numbers>
@@ -519,5 +561,8 @@ mod tests {
         assert_eq!(key.address[10..], [0xff, 0xff, 198, 18, 0, 1]);
         assert_eq!((key.port, key.protocol, key.padding), (80, 6, 0));
         assert_eq!(key_of(mk_to("[2001:db8::1]:80")).address[..4], [0x20, 0x01, 0x0d, 0xb8]);
+        for text in [ONE, "[2001:db8::1]:80"] {
+            assert_eq!(address_of(&key_of(mk_to(text))), mk_to(text));
+        }
     }
 }

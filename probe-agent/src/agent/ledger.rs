@@ -68,7 +68,8 @@ pub(super) struct Ledger<C> {
     counters: C,
     clock: fn() -> u64,
     table: IndexTable,
-    placed: BTreeMap<SocketAddr, Placed>,
+    /// By the kernel's key, which is smaller than a socket address: there are 50,000 of them.
+    placed: BTreeMap<DestinationKey, Placed>,
     /// Wishes that found no room.
     waiting: BTreeMap<SocketAddr, Wanted>,
     /// By index; one whose destination went away stays until its index has a new owner, since ends still come in.
@@ -232,7 +233,7 @@ impl<C: Counters> Ledger<C> {
 
     /// Notes that a check of this node passed.
     pub(super) fn note_check_passed(&mut self, to: SocketAddr, ended_ns: u64) {
-        let index = self.placed.get(&to).map(|placed| placed.place.index);
+        let index = self.placed.get(&key_of(to)).map(|placed| placed.place.index);
         if let Some(entry) = index.and_then(|index| self.hot.get_mut(&index)) {
             entry.last_check_passed_ns = Some(ended_ns);
         }
@@ -280,7 +281,8 @@ impl<C: Counters> Ledger<C> {
         let is_touched = |stamp: &u32| (round as u32).wrapping_sub(*stamp) <= 1;
         let touched = (0..).zip(used).filter(|(_, stamp)| is_touched(stamp)).map(|(index, _)| index);
         let mut next_indices: BTreeSet<u32> = touched.collect();
-        next_indices.extend(self.becoming_late.iter().filter(|(_, late_ns)| **late_ns <= now_ns).map(|(&index, _)| index));
+        next_indices
+            .extend(self.becoming_late.iter().filter(|(_, late_ns)| **late_ns <= now_ns).map(|(&index, _)| index));
         let swept = self.next_swept(sweep);
         next_indices.extend(self.hot.range(swept).map(|(&index, _)| index));
         next_indices
@@ -337,9 +339,10 @@ impl<C: Counters> Ledger<C> {
     pub(super) fn totals(&self, of: Option<&[SocketAddr]>) -> Vec<Total> {
         let now_ns = (self.clock)();
         let of: Option<BTreeSet<&SocketAddr>> = of.map(|of| of.iter().collect());
-        let is_asked = |to: &SocketAddr| of.as_ref().is_none_or(|of| of.contains(to));
-        let asked = self.placed.iter().filter(|(to, placed)| placed.tier == Tier::Hot && is_asked(to));
-        asked.filter_map(|(_, placed)| self.hot.get(&placed.place.index)).map(|entry| entry.total(now_ns)).collect()
+        let hot = self.placed.values().filter(|placed| placed.tier == Tier::Hot);
+        let entries = hot.filter_map(|placed| self.hot.get(&placed.place.index));
+        let asked = entries.filter(|entry| of.as_ref().is_none_or(|of| of.contains(&entry.tally.to())));
+        asked.map(|entry| entry.total(now_ns)).collect()
     }
 
     /// The hot destinations, for people.
@@ -355,13 +358,13 @@ impl<C: Counters> Ledger<C> {
 
     /// Places, moves or removes one destination. True when it is hot now and was not.
     fn fulfil(&mut self, to: SocketAddr, wanted: Wanted) -> Result<bool, MapError> {
-        let before = self.placed.get(&to).copied();
+        let before = self.placed.get(&key_of(to)).copied();
         let was_hot = before.is_some_and(|placed| placed.tier == Tier::Hot);
         match wanted {
             Wanted::Nothing => {
                 if let Some(placed) = before {
                     self.counters.release(&key_of(to))?;
-                    self.placed.remove(&to);
+                    self.placed.remove(&key_of(to));
                     self.table.release(placed.tier, placed.place, (self.clock)());
                 }
                 Ok(false)
@@ -406,7 +409,7 @@ impl<C: Counters> Ledger<C> {
             self.hot.insert(place.index, HotEntry::new(to, place, late_slots, now_ns));
         }
         // The kernel leads new sockets to the new index from here on, so the old one may begin to rest.
-        if let Some(old) = self.placed.insert(to, Placed { tier, place, late_slots }) {
+        if let Some(old) = self.placed.insert(key_of(to), Placed { tier, place, late_slots }) {
             self.table.release(old.tier, old.place, now_ns);
         }
         Ok(true)
@@ -453,7 +456,7 @@ impl HotEntry {
         &mut self,
         snapshot: &Snapshot<'_>,
         quiet_until_ns: u64,
-        placed: &BTreeMap<SocketAddr, Placed>,
+        placed: &BTreeMap<DestinationKey, Placed>,
         pass: &mut Pass,
     ) {
         let young = self.tally.counts().young;
@@ -468,7 +471,7 @@ impl HotEntry {
             self.last_failure_ns = Some(row.to_ns);
         }
         // What ends at an index after its destination ceased to be hot is counted, but is no evidence for anybody.
-        if !row.is_empty() && placed.get(&row.to).is_some_and(|placed| placed.tier == Tier::Hot) {
+        if !row.is_empty() && placed.get(&key_of(row.to)).is_some_and(|placed| placed.tier == Tier::Hot) {
             pass.rows.push(row);
         }
     }
