@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use probe_common::abi::{FirstFailure, Loss};
 use probe_common::admin::{self, Surface};
-use probe_common::wire::{CheckOutcome, CheckRequest, CheckResult, ControllerFrame};
+use probe_common::wire::{CheckRequest, CheckResult};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -33,7 +33,9 @@ mod cold;
 mod ledger;
 mod links;
 mod metrics;
+mod news;
 mod schedule;
+mod show;
 mod surface;
 mod tasks;
 mod transitions;
@@ -437,109 +439,6 @@ impl Agent {
         }
     }
 
-    fn flush(&mut self) {
-        let now_ns = (self.clock)();
-        let lost_events = self.read_losses();
-        self.links.flush(now_ns, lost_events);
-        if let Sight::Blind { retry_ns: Some(retry_ns), .. } = self.sight
-            && retry_ns <= now_ns
-        {
-            self.open_eyes();
-        }
-        self.measure();
-        let unready = self.unready();
-        let mut parts = self.shown.parts();
-        parts.now_ns = now_ns;
-        parts.blind = match &self.sight {
-            Sight::Counting(_) => None,
-            Sight::Blind { reason, .. } => Some(reason.clone()),
-        };
-        parts.unready = unready;
-        parts.controllers = self.links.standings();
-        parts.watches.clone_from(&self.watches);
-        parts.losses = self.losses;
-    }
-
-    /// Events lost since the flush before.
-    fn read_losses(&mut self) -> u64 {
-        let Sight::Counting(ledger) = &self.sight else { return 0 };
-        let probe = ledger.counters();
-        let now = match probe.losses().and_then(|losses| Ok((losses, probe.recursion_misses()?))) {
-            Ok(now) => now,
-            Err(error) => {
-                self.on_read(Some(error));
-                return 0;
-            }
-        };
-        let lost =
-            |of: &([u64; Loss::COUNT], u64)| of.0[Loss::RingFull as usize] + of.0[Loss::NoStorage as usize] + of.1;
-        let lost_events = lost(&now).saturating_sub(lost(&self.losses));
-        self.losses = now;
-        lost_events
-    }
-
-    fn measure(&mut self) {
-        self.links.measure(&self.metrics);
-        self.metrics.splits.set(self.resolver.splits() as i64);
-        let Sight::Counting(ledger) = &self.sight else {
-            self.metrics.probe_attached.set(0);
-            return;
-        };
-        self.metrics.probe_attached.set(1);
-        if self.has_counted {
-            self.metrics.set_sums(&ledger.sums());
-        }
-        self.metrics.set_losses(&self.losses.0, self.losses.1);
-        self.metrics.unplaced.set(ledger.waiting() as i64);
-        for tier in Tier::ALL {
-            let label = metrics::tier(tier);
-            self.metrics.destinations.get_or_create(&label).set(i64::from(ledger.in_use(tier)));
-            metrics::set(&self.metrics.map_full.get_or_create(&label), ledger.map_full(tier));
-        }
-    }
-
-    /// Everything that keeps this agent from doing all of its work.
-    fn unready(&self) -> Vec<String> {
-        let mut unready = Vec::new();
-        if let Sight::Blind { reason, .. } = &self.sight {
-            unready.push(format!("blind: {reason}"));
-        }
-        for kind in Kind::ALL {
-            if !self.complete.contains(&kind) {
-                let error = self.watches.get(kind.as_str()).or_else(|| self.watches.get("configuration"));
-                let error = error.map_or(String::new(), |error| format!(": {error}"));
-                unready.push(format!("{}s are not listed yet{error}", kind.as_str()));
-            }
-        }
-        if self.config.controllers != Controllers::None && self.links.up() == 0 {
-            unready.push("no controller answers".to_owned());
-        }
-        unready
-    }
-
-    fn show_destinations(&mut self) {
-        let Sight::Counting(ledger) = &self.sight else {
-            self.shown.parts().destinations.clear();
-            return;
-        };
-        // Cold sums change without a word; and what was counted since the last flush must not be forgotten below.
-        self.metrics.set_sums(&ledger.sums());
-        let is_known = self.names_revision == Some(self.resolver.revision());
-        if is_known && !std::mem::take(&mut self.has_counted) {
-            return;
-        }
-        if !is_known {
-            self.names_revision = Some(self.resolver.revision());
-            self.names = names(&self.resolver);
-        }
-        let views = ledger.hot_views().into_iter();
-        let destinations = views.map(|view| (view, self.names.get(&view.to).cloned().unwrap_or_default())).collect();
-        let mut parts = self.shown.parts();
-        parts.destinations = destinations;
-        parts.cold = ledger.in_use(Tier::Cold);
-        parts.waiting = ledger.waiting();
-    }
-
     fn on_records(&mut self, read: Result<(), MapError>) {
         match read {
             Ok(()) => self.schedule.wake(),
@@ -550,111 +449,6 @@ impl Agent {
                 self.events = None;
             }
         }
-    }
-
-    fn on_cluster_news(&mut self, news: cluster::News) {
-        if let Some(directory) = &mut self.directory
-            && directory.on_news(&news)
-        {
-            let controllers = directory.controllers();
-            self.links.keep(&controllers, &mut self.tasks);
-            self.resolver.retain_controllers(&controllers);
-        }
-        match news {
-            cluster::News::ListBegin(kind) => self.resolver.on_list_begin(kind),
-            cluster::News::Object(kind, name, addresses) => self.resolver.on_object(kind, &name, &addresses),
-            cluster::News::Gone(kind, name) => self.resolver.on_gone(kind, name),
-            cluster::News::ListComplete(kind) => {
-                tracing::info!(kind = kind.as_str(), "List complete");
-                self.resolver.on_list_complete(kind);
-                self.complete.insert(kind);
-                self.trim_ns = Some((self.clock)() + TRIM_PAUSE_NS);
-                self.watches.remove(kind.as_str());
-                self.watches.remove("configuration");
-                self.metrics.watch_complete.get_or_create(&[("kind", kind.as_str())]).set(1);
-            }
-            cluster::News::Undecodable(kind, name, error) => {
-                tracing::warn!(namespace = name.namespace, name = name.name, error, "Object cannot be decoded");
-                self.metrics.objects_undecodable.get_or_create(&[("kind", kind.as_str())]).inc();
-            }
-            cluster::News::Failed(kind, error) => {
-                tracing::warn!(kind = kind.as_str(), error, "Watch failed");
-                self.metrics.watch_errors.get_or_create(&[("kind", kind.as_str())]).inc();
-                self.watches.insert(kind.as_str(), error);
-            }
-            cluster::News::Unconfigured(error) => {
-                tracing::warn!(error, "API server cannot be reached");
-                self.watches.insert("configuration", error);
-            }
-        }
-    }
-
-    fn on_stream_news(&mut self, controller: SocketAddr, news: uplink::News) {
-        let at_ns = (self.clock)();
-        match news {
-            uplink::News::Up => {
-                if self.links.on_up(controller) {
-                    tracing::info!(%controller, "Stream is up");
-                    self.resolver.on_stream(controller);
-                    self.note(Transition::StreamUp { at_ns, controller });
-                }
-            }
-            uplink::News::Frame(frame) => self.on_frame(controller, frame),
-            uplink::News::Skipped(reason) => {
-                tracing::debug!(%controller, reason, "Frame passed over");
-                self.metrics.frames_skipped.inc();
-            }
-            uplink::News::Down(error) => {
-                self.metrics.stream_ends.inc();
-                let reason = chain(&error);
-                if self.links.on_down(controller, &reason) {
-                    tracing::warn!(%controller, error = reason, "Stream ended");
-                    self.note(Transition::StreamDown { at_ns, controller, reason });
-                } else {
-                    tracing::debug!(%controller, error = reason, "Stream did not come about");
-                }
-            }
-        }
-    }
-
-    fn on_frame(&mut self, controller: SocketAddr, frame: ControllerFrame) {
-        match frame {
-            ControllerFrame::Checks(request) => self.on_checks(request),
-            ControllerFrame::Split(split) => self.resolver.on_split(controller, split),
-            ControllerFrame::SplitGone(gone) => self.resolver.on_split_gone(controller, gone),
-            ControllerFrame::SplitsSent(_) => {
-                self.resolver.on_splits_sent(controller);
-                if let Some(directory) = &self.directory {
-                    self.resolver.retain_controllers(&directory.controllers());
-                }
-                // Its destinations have to be counted before their history is told.
-                self.apply_changes();
-                let totals = match &self.sight {
-                    Sight::Counting(ledger) => ledger.totals(None),
-                    Sight::Blind { .. } => Vec::new(),
-                };
-                self.links.on_splits_sent(controller, totals);
-            }
-        }
-    }
-
-    fn on_checks(&mut self, request: CheckRequest) {
-        let Err(refused) = self.checks.requests.try_send(request) else { return };
-        let request = refused.into_inner();
-        let now_ns = (self.clock)();
-        for target in request.targets {
-            let outcome = CheckOutcome::NotMade;
-            let result = CheckResult { id: request.id, to: target.to, started_ns: now_ns, ended_ns: now_ns, outcome };
-            self.on_result(&result);
-        }
-    }
-
-    fn on_result(&mut self, result: &CheckResult) {
-        self.metrics.on_check(result.outcome);
-        if let (CheckOutcome::Passed, Sight::Counting(ledger)) = (result.outcome, &mut self.sight) {
-            ledger.note_check_passed(result.to, result.ended_ns);
-        }
-        self.links.push_result(result, (self.clock)(), &self.metrics);
     }
 
     fn note(&self, transition: Transition) {
@@ -679,16 +473,6 @@ impl Agent {
         }
         Ok(())
     }
-}
-
-/// The Services and backends of every hot destination.
-fn names(resolver: &Resolver) -> BTreeMap<SocketAddr, Arc<Names>> {
-    let named = resolver.backends().into_iter().map(|(to, backends)| {
-        let services = resolver.services_of(to).into_iter();
-        let services = services.map(|service| format!("{}/{}", service.namespace, service.name)).collect();
-        (to, Arc::new(Names { services, backends: backends.into_iter().collect() }))
-    });
-    named.collect()
 }
 
 async fn next_records(events: &mut Option<Events>, records: &mut Vec<FirstFailure>) -> Result<(), MapError> {
