@@ -104,12 +104,21 @@ impl Bucket {
     /// Failures of either stream.
     #[must_use]
     pub const fn any_failure(&self) -> bool {
-        self.failures > 0 || self.flow_failures > 0
+        self.any_failures() > 0
+    }
+
+    /// Failures, by the stream that has more.
+    #[must_use]
+    pub const fn any_failures(&self) -> u64 {
+        if self.failures > self.flow_failures { self.failures } else { self.flow_failures }
     }
 }
 
 impl Stream {
     fn on_bucket(&mut self, bucket: Bucket, now: Time) {
+        if self.last_failure.is_some_and(|at| now.since(at) > MEMORY) {
+            (self.connect, self.flow) = (Cusum::default(), Cusum::default());
+        }
         self.connect.on_bucket(bucket.successes, bucket.failures);
         self.flow.on_bucket(bucket.flow_successes, bucket.flow_failures);
         if bucket.successes > 0 {
@@ -257,5 +266,14 @@ mod tests {
         stream.on_bucket(Bucket::check(false), Time(0));
         assert_eq!(stream.sum(Time(0) + MEMORY), u64::from(FAILURE));
         assert_eq!(stream.sum(Time(1) + MEMORY), 0);
+    }
+
+    #[test]
+    fn evidence_that_is_over_does_not_come_back_with_the_next_failure() {
+        let mut stream = Stream::default();
+        stream.on_bucket(Bucket::check(false), Time(0));
+        let later = Time(1) + MEMORY;
+        stream.on_bucket(Bucket::check(false), later);
+        assert_eq!(stream.sum(later), u64::from(FAILURE));
     }
 }
