@@ -11,7 +11,7 @@ use std::time::Duration;
 use probe_common::wire::{CheckRequest, CheckTarget, ControllerFrame, Destination};
 
 use crate::agents::{Agents, NodeId};
-use crate::budget::GroupBudget;
+use crate::budget::{GroupBudget, Receipt};
 use crate::evidence::Evidence;
 use crate::explain::{BackendExplanation, Explanation};
 use crate::facts::{EndpointFacts, MoveCause, ObjectId, ServiceFacts};
@@ -45,6 +45,8 @@ struct Entry {
     due: Option<Time>,
     told: BTreeMap<String, Told>,
     noticed: Option<Guard>,
+    /// What the write under way took of the budget of cause groups.
+    receipt: Option<Receipt>,
 }
 
 /// Where a backend's evidence comes from.
@@ -202,9 +204,11 @@ impl Core {
         for id in ids {
             let Some(target) = self.targets.get_mut(id) else { continue };
             let checks = self.checks.get_or_insert_with(|| Budget::new(self.config.checks_per_second, now));
+        let count = self.targets.len();
             let sight = Sight { evidence: &self.evidence, agents: &self.agents, config: &self.config, now };
             let mut of_target = Vec::new();
             target.step(sight, checks, &mut self.next_check, &mut of_target);
+            checks.set_targets(count);
             orders.extend(of_target.into_iter().map(|order| (*id, order)));
         }
         for (target, order) in orders {
@@ -264,7 +268,7 @@ impl Core {
         self.next_write += 1;
         let write_id = WriteId(self.next_write);
         if let (Direction::Failover, MoveCause::Connections) = (planned.direction, planned.cause) {
-            self.groups.spend(group, now);
+            entry.receipt = Some(self.groups.spend(group, now));
         }
         if planned.begins_probation() {
             for target in
@@ -316,6 +320,10 @@ impl Core {
             WriteOutcome::Conflict => (now, not_applied(id, "the object changed in between")),
             WriteOutcome::Gone => (now, not_applied(id, "the object is gone")),
             WriteOutcome::Refused(error) | WriteOutcome::Failed(error) => (now, not_applied(id, error)),
+        let receipt = self.splits.get_mut(&split).and_then(|entry| entry.receipt.take());
+        if let Some(receipt) = receipt.filter(|_| !matches!(outcome, WriteOutcome::Applied { .. })) {
+            self.groups.refund(receipt);
+        }
             WriteOutcome::Expired => (now, not_applied(id, "the decision was too old when its turn came")),
         };
         self.tell(at, Some(&split), kind);

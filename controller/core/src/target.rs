@@ -534,7 +534,7 @@ impl Traffic {
         }
         self.latest = self.latest.max(turn);
         let bucket = &mut self.buckets[(turn % 6) as usize];
-        *bucket = bucket.saturating_add(attempts);
+        *bucket = bucket.saturating_add(attempts).min(Self::LIMIT);
     }
 
     fn of_turn(&self, turn: u64) -> u64 {
@@ -551,3 +551,6 @@ impl Traffic {
         self.of_turn(turn) + turn.checked_sub(1).map_or(0, |turn| self.of_turn(turn)) < Self::IDLE
     }
 }
+    /// Where a bucket stops counting: an agent may say any number, and sums over buckets and ports must not overflow.
+    const LIMIT: u64 = 1 << 48;
+

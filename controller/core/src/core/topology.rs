@@ -20,7 +20,14 @@ impl Core {
             Some(entry) if entry.split.facts().uid == facts.uid => entry.split.on_facts(facts, &self.config, now),
             Some(_) | None => {
                 let split = Split::new(facts, &self.config, now);
-                let entry = Entry { split, backends: Vec::new(), due: None, told: BTreeMap::new(), noticed: None };
+                let entry = Entry {
+                    split,
+                    backends: Vec::new(),
+                    due: None,
+                    told: BTreeMap::new(),
+                    noticed: None,
+                    receipt: None,
+                };
                 self.splits.insert(id.clone(), entry);
             }
         }

@@ -76,12 +76,12 @@ impl Canaries {
             self.due = sight.now + RETRY;
             return;
         }
-        self.due = sight.now + self.interval(pairs, idle, sight);
+        self.due = sight.now + self.interval(pairs, idle, sight).max(budget.canary_spacing());
         let node = self.panel[self.turn % self.panel.len()];
         let endpoint = shape.endpoints.values().nth(self.turn / self.panel.len() % shape.endpoints.len());
         self.turn = self.turn.wrapping_add(1);
         let Some(to) = endpoint.and_then(|to| to.first()) else { return };
-        if budget.take(1, sight.now) {
+        if budget.take_canary(sight.now) {
             *ids += 1;
             self.introduced = self.introduced.saturating_add(1);
             orders.push(Order { id: *ids, node, destinations: vec![*to], timeout: timeout.max(TIMEOUT_FLOOR) });
@@ -131,13 +131,32 @@ pub struct Budget {
     per_second: u64,
     micro_tokens: u64,
     filled: Time,
+    targets: u32,
 }
 
 impl Budget {
     /// A full bucket.
     #[must_use]
     pub const fn new(per_second: u32, now: Time) -> Self {
-        Self { per_second: per_second as u64, micro_tokens: per_second as u64 * 1_000_000, filled: now }
+        Self { per_second: per_second as u64, micro_tokens: per_second as u64 * 1_000_000, filled: now, targets: 1 }
+    }
+
+    /// So many targets share it.
+    pub fn set_targets(&mut self, targets: usize) {
+        self.targets = u32::try_from(targets).unwrap_or(u32::MAX).max(1);
+    }
+
+    /// From a target's canary to its next, at least: together all targets use half of the rate. Without this those
+    /// that come first in order would take all of it, every time.
+    fn canary_spacing(&self) -> Duration {
+        Duration::from_secs(1).saturating_mul(self.targets.saturating_mul(2))
+            / u32::try_from(self.per_second).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Takes one check if half of the bucket is left after it: a volley comes in one piece and would else never find
+    /// enough between canaries.
+    fn take_canary(&mut self, now: Time) -> bool {
+        self.take(0, now) && self.micro_tokens >= self.per_second * 500_000 + 1_000_000 && self.take(1, now)
     }
 
     /// Takes so many checks, or none.

@@ -2,6 +2,7 @@
 //! its front page only.
 
 mod cluster;
+mod limits;
 
 use std::net::IpAddr;
 
