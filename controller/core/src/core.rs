@@ -53,7 +53,10 @@ struct Entry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct BackendLinks {
     ready: usize,
+    /// One per port of the Service; the same one where ports meet at a gateway.
     targets: Vec<TargetId>,
+    /// The Service's ports, in the same order.
+    ports: Vec<u16>,
 }
 
 /// What was last published of a backend.
@@ -358,18 +361,39 @@ impl Core {
     /// The health of every backend of a split, in its order.
     fn health(&self, id: &ObjectId, now: Time) -> Option<Vec<Health>> {
         let entry = self.splits.get(id)?;
-        Some(entry.backends.iter().map(|links| self.backend_health(links, now)).collect())
+        let primary = entry.split.primary();
+        let failed = entry.backends.get(primary).map(|links| self.failed_ports(links, now)).unwrap_or_default();
+        let none = BTreeSet::new();
+        let needed = |index: usize| if index == primary { &none } else { &failed };
+        let health = |(index, links)| self.backend_health(links, needed(index), now);
+        Some(entry.backends.iter().enumerate().map(health).collect())
     }
 
-    fn backend_health(&self, links: &BackendLinks, now: Time) -> Health {
+    fn failed_ports(&self, links: &BackendLinks, now: Time) -> BTreeSet<u16> {
         let sight = self.sight(now);
-        let targets: Vec<&Target> = links.targets.iter().filter_map(|id| self.targets.get(id)).collect();
+        let fails = |id| self.targets.get(id).is_some_and(|target| is_condemned(target.verdict(sight)));
+        links.ports.iter().zip(&links.targets).filter(|(_, id)| fails(id)).map(|(port, _)| *port).collect()
+    }
+
+    /// `needed`: the ports that have to answer for it to be healthy; where it has none of them, all that ever did.
+    fn backend_health(&self, links: &BackendLinks, needed: &BTreeSet<u16>, now: Time) -> Health {
+        let sight = self.sight(now);
+        let of_ports = |holds: &dyn Fn(u16, &Target) -> bool| -> Vec<&Target> {
+            let targets = links.ports.iter().zip(&links.targets);
+            let found = targets.filter_map(|(port, id)| Some((*port, self.targets.get(id)?)));
+            found.filter(|(port, target)| holds(*port, target)).map(|(_, target)| target).collect()
+        };
+        // A port that a Service declares and nobody serves says nothing, however often somebody tries it.
+        let served = of_ports(&|_, target| target.was_healthy());
+        let targets = if served.is_empty() { of_ports(&|_, _| true) } else { served };
+        let deciding = of_ports(&|port, _| needed.contains(&port));
+        let deciding = if deciding.is_empty() { &targets } else { &deciding };
         let all = |holds: &dyn Fn(&Target) -> bool| !targets.is_empty() && targets.iter().all(|target| holds(target));
         let any = |holds: &dyn Fn(&Target) -> bool| targets.iter().any(|target| holds(target));
         Health {
             ready: links.ready > 0,
             verdict: verdict_of_ports(&targets, sight),
-            healthy: all(&|target| target.is_healthy(sight)),
+            healthy: !deciding.is_empty() && deciding.iter().all(|target| target.is_healthy(sight)),
             suspect: any(&Target::is_suspect),
             recovered: all(&|target| target.has_recovered(sight)),
             fails_probation: any(&|target| target.fails_probation(sight)),
@@ -485,7 +509,7 @@ impl Core {
         BackendExplanation {
             service: service.to_owned(),
             weight,
-            health: health_name(&self.backend_health(links, now)),
+            health: health_name(&self.backend_health(links, &BTreeSet::new(), now)),
             ready: links.ready,
             failing: weighed.iter().map(|weighed| weighed.failing).max().unwrap_or(0),
             evidence: weighed.iter().map(|weighed| weighed.total).max().unwrap_or(0),
@@ -510,7 +534,7 @@ fn verdict_of_ports(targets: &[&Target], sight: Sight<'_>) -> Verdict {
             .sum()
     };
     let all = share(&|_| true);
-    if share(&|verdict| matches!(verdict, Verdict::Condemned { .. })) * 2 > all {
+    if share(&|verdict| is_condemned(*verdict)) * 2 > all {
         let episodes = verdicts.iter().filter_map(|(_, verdict)| match verdict {
             Verdict::Condemned { episode } => Some(*episode),
             Verdict::Clear | Verdict::Suspect | Verdict::Unobserved(_) => None,
@@ -532,6 +556,10 @@ const fn health_name(health: &Health) -> &'static str {
         Verdict::Condemned { .. } => "condemned",
         _ if health.suspect => "suspect",
         Verdict::Clear | Verdict::Suspect | Verdict::Unobserved(_) => {
+const fn is_condemned(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Condemned { .. })
+}
+
             if health.healthy {
                 "healthy"
             } else {

@@ -6,11 +6,14 @@ use probe_common::wire::{Backend, ControllerFrame, Destination, SplitGone, Watch
 
 use super::{BackendLinks, Core, Entry, TargetId};
 use crate::Output;
-use crate::facts::{EndpointFacts, ObjectId, ServiceFacts, SplitFacts};
+use crate::facts::{EndpointFacts, ObjectId, ServiceFacts, ServicePort, SplitFacts};
 use crate::output::NoticeReason;
 use crate::split::Split;
 use crate::target::{Shape, Site, Target, TargetKey};
 use crate::time::Time;
+
+/// A Service's port and the target that judges it.
+type PortKey = (u16, TargetKey);
 
 impl Core {
     pub(super) fn on_split(&mut self, id: ObjectId, facts: SplitFacts, now: Time) {
@@ -96,16 +99,16 @@ impl Core {
     /// Derives every target from what is known now. A target that stays keeps what it knows.
     fn rebuild(&mut self, now: Time) {
         let mut shapes: BTreeMap<TargetKey, Shape> = BTreeMap::new();
-        let mut links: BTreeMap<ObjectId, Vec<(usize, Vec<TargetKey>)>> = BTreeMap::new();
+        let mut links: BTreeMap<ObjectId, Vec<(usize, Vec<PortKey>)>> = BTreeMap::new();
         for (id, entry) in &self.splits {
             let facts = entry.split.facts();
             let of_split = facts.backends.iter().map(|backend| {
                 let service = ObjectId::new(&id.namespace, &backend.service);
                 let ready =
                     self.endpoints.get(&service).into_iter().flatten().filter(|endpoint| endpoint.ready).count();
-                let keys = self.targets_of(id, facts, &service).into_iter().map(|(key, shape)| {
+                let keys = self.targets_of(id, facts, &service).into_iter().map(|(port, key, shape)| {
                     merge(shapes.entry(key.clone()).or_default(), shape);
-                    key
+                    (port, key)
                 });
                 (ready, keys.collect())
             });
@@ -113,10 +116,12 @@ impl Core {
         }
         self.replace_targets(shapes, now);
         for (id, of_split) in links {
-            let to_ids =
-                |keys: Vec<TargetKey>| keys.iter().filter_map(|key| self.keys.get(key).copied()).collect::<Vec<_>>();
-            let backends: Vec<_> =
-                of_split.into_iter().map(|(ready, keys)| BackendLinks { ready, targets: to_ids(keys) }).collect();
+            let to_links = |(ready, keys): (usize, Vec<PortKey>)| {
+                let found = keys.iter().filter_map(|(port, key)| Some((*port, *self.keys.get(key)?)));
+                let (ports, targets) = found.unzip();
+                BackendLinks { ready, targets, ports }
+            };
+            let backends: Vec<_> = of_split.into_iter().map(to_links).collect();
             for target in backends.iter().flat_map(|links| &links.targets) {
                 self.users.entry(*target).or_default().insert(id.clone());
             }
@@ -131,7 +136,7 @@ impl Core {
     }
 
     /// The targets of one backend: one per port that the apex has too.
-    fn targets_of(&self, id: &ObjectId, split: &SplitFacts, service: &ObjectId) -> Vec<(TargetKey, Shape)> {
+    fn targets_of(&self, id: &ObjectId, split: &SplitFacts, service: &ObjectId) -> Vec<(u16, TargetKey, Shape)> {
         let Some(facts) = self.services.get(service) else { return Vec::new() };
         let apex = self.services.get(&ObjectId::new(&id.namespace, &split.service));
         let on_apex = |port: u16| {
@@ -140,7 +145,11 @@ impl Core {
         let chosen = |port: u16| split.port.is_none_or(|chosen| chosen == port);
         let endpoints = self.endpoints.get(service).map(Vec::as_slice).unwrap_or_default();
         let ports = facts.ports.iter().filter(|port| on_apex(port.port) && chosen(port.port));
-        ports.map(|port| target_of(service, facts, &port.name, port.port, endpoints)).collect()
+        let target = |port: &ServicePort| {
+            let (key, shape) = target_of(service, facts, &port.name, port.port, endpoints);
+            (port.port, key, shape)
+        };
+        ports.map(target).collect()
     }
 
     fn replace_targets(&mut self, shapes: BTreeMap<TargetKey, Shape>, now: Time) {

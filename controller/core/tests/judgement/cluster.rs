@@ -64,6 +64,8 @@ pub(crate) struct Cluster {
     pub(crate) now_ms: u64,
     pub(crate) rate: u64,
     pub(crate) world: World,
+    /// What checks meet, where that is not what connections meet.
+    pub(crate) world_of_checks: Option<World>,
     pub(crate) lots: Lots,
     pub(crate) written: Vec<(u64, Write)>,
     pub(crate) transitions: Vec<Transition>,
@@ -170,6 +172,7 @@ impl Cluster {
             now_ms: 1_000,
             rate: layout.rate,
             world: Box::new(|_, _, _, _| Answer::Established),
+            world_of_checks: None,
             lots: Lots(0x5eed),
             written: Vec::new(),
             transitions: Vec::new(),
@@ -310,6 +313,12 @@ impl Cluster {
         }
     }
 
+    /// One attempt of a client on `node`, beside the load.
+    pub(crate) fn dial(&mut self, node: &str, to: Destination) {
+        let node = self.nodes.iter_mut().find(|other| other.name == node).expect("a node that exists");
+        attempt(node, to, self.now_ms, &self.world, &mut self.lots);
+    }
+
     /// What a client dials: a backend by weight, then one of its ready endpoints.
     fn dialled(&mut self) -> Option<Destination> {
         let split = self.splits.values().next()?;
@@ -335,7 +344,8 @@ impl Cluster {
         for (asked, request) in std::mem::take(&mut node.checks) {
             let mut left = request.clone();
             left.targets.retain(|target| {
-                let answer = (self.world)(&node.name, target.to, asked, &mut self.lots);
+                let world = self.world_of_checks.as_ref().unwrap_or(&self.world);
+                let answer = world(&node.name, target.to, asked, &mut self.lots);
                 let takes = if answer == Answer::Nothing { u64::from(target.timeout_ms) } else { 1 };
                 let ended = now_ms >= asked + takes;
                 if ended {

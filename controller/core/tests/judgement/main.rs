@@ -3,6 +3,7 @@
 
 mod cluster;
 mod limits;
+mod ports;
 
 use std::net::IpAddr;
 
