@@ -274,17 +274,9 @@ impl Core {
             entry.receipt = Some(self.groups.spend(group, now));
         }
         if planned.begins_probation() {
-            for target in
-                entry.backends.get(entry.split.primary()).map(|backend| backend.targets.clone()).unwrap_or_default()
-            {
-                if let Some(target) = self.targets.get_mut(&target) {
-                    target.settle();
-                    for to in target.destinations() {
-                        self.evidence.settle(&to);
-                    }
-                }
-            }
+            self.settle_primary(id);
         }
+        let Some(entry) = self.splits.get_mut(id) else { return };
         let facts = entry.split.facts();
         let names = facts.backends.iter().map(|backend| backend.service.clone());
         let event = event_note(&id.name, planned.direction);
@@ -307,6 +299,19 @@ impl Core {
         };
         self.tell(now, Some(id), TransitionKind::Decided { write: write_id, direction, cause });
         self.outputs.push_back(Output::Write(write));
+    }
+
+    /// The primary gets traffic again: what was held against it is over, and tested anew.
+    fn settle_primary(&mut self, id: &ObjectId) {
+        let Some(entry) = self.splits.get(id) else { return };
+        for target in entry.backends.get(entry.split.primary()).into_iter().flat_map(|links| &links.targets) {
+            if let Some(target) = self.targets.get_mut(target) {
+                target.settle();
+                for to in target.destinations() {
+                    self.evidence.settle(&to);
+                }
+            }
+        }
     }
 
     fn on_write_done(&mut self, id: WriteId, outcome: &WriteOutcome, now: Time) {

@@ -106,7 +106,9 @@ enum State {
 struct Pending {
     id: WriteId,
     planned: Move,
-    steady: Vec<Weight>,
+    steady: BTreeMap<String, Weight>,
+    /// Of the record that is written with it; zero where none is.
+    epoch: u64,
 }
 
 /// See the module header.
@@ -117,9 +119,10 @@ pub struct Split {
     state: State,
     epoch: u64,
     failovers: u32,
+    /// Of the object's record; zero where it has none.
     last_failover: Option<Time>,
-    /// The weights before the failover, in the order of the backends.
-    steady: Vec<Weight>,
+    /// The weights before the failover, by name: the list may change in between.
+    steady: BTreeMap<String, Weight>,
     pending: Option<Pending>,
     /// The object changed while a write was pending: another hand's change, or our own before its answer.
     changed_meanwhile: bool,
@@ -139,7 +142,7 @@ impl Split {
             epoch: 0,
             failovers: 0,
             last_failover: None,
-            steady: Vec::new(),
+            steady: BTreeMap::new(),
             pending: None,
             changed_meanwhile: false,
             not_before: None,
@@ -193,7 +196,7 @@ impl Split {
                 self.epoch = record.epoch;
                 self.failovers = record.failovers;
                 self.last_failover = Some(now.before(record.age));
-                self.steady = self.by_name(&record.steady);
+                self.steady.clone_from(&record.steady);
                 self.state = match record.state {
                     RecordedState::Steady => State::Steady,
                     RecordedState::Failed => {
@@ -207,32 +210,29 @@ impl Split {
                 };
             }
             Some(_) => {}
-            // Off its primary, and not by us: what linkerd-failover would have done for readiness, and goes back so.
-            None if off_primary => {
-                if matches!(self.state, State::Steady) {
-                    self.state = State::Failed { cause: MoveCause::Readiness, dwell_until: now, ready_since: None };
-                    self.steady.clear();
+            None => {
+                // The next record's epoch is counted from here, by whoever writes it: none is one that we know.
+                self.epoch = 0;
+                if !off_primary {
+                    self.state = State::Steady;
                 }
             }
-            None => self.state = State::Steady,
         }
-        // Somebody gave the primary its weight back: theirs is the last word, and the decision is taken anew.
-        if matches!(self.state, State::Failed { .. }) && !off_primary {
-            self.state = State::Steady;
+        match self.state {
+            // Off its primary, and not by us: what linkerd-failover would have done for readiness, and goes back so.
+            State::Steady if off_primary => {
+                self.state = State::Failed { cause: MoveCause::Readiness, dwell_until: now, ready_since: None };
+                self.steady.clear();
+            }
+            // Somebody gave the primary its weight back: theirs is the last word, and the decision is taken anew.
+            State::Failed { .. } if !off_primary => self.state = State::Steady,
+            State::Steady | State::Failed { .. } | State::Probation { .. } => {}
         }
     }
 
     fn step_of_weights(&self, config: &Config) -> usize {
         let weight = self.facts.backends.get(self.primary()).map_or(Weight::ZERO, |backend| backend.weight);
         config.ramp.iter().rposition(|share| Weight::whole(u32::from(*share)) <= weight).unwrap_or(0)
-    }
-
-    fn by_name(&self, weights: &BTreeMap<String, Weight>) -> Vec<Weight> {
-        self.facts
-            .backends
-            .iter()
-            .map(|backend| weights.get(&backend.service).copied().unwrap_or(Weight::ZERO))
-            .collect()
     }
 
     fn observed(&self) -> Vec<Weight> {
@@ -275,13 +275,18 @@ impl Split {
         };
         match wish {
             Wish::Move(_) if config.mode == Mode::Observe => Wish::Hold(Guard::ObserveMode),
-            Wish::Move(planned) if planned.weights == self.observed() => Wish::Stay,
+            Wish::Move(planned) if planned.weights == self.observed() && !self.ends_probation(&planned) => Wish::Stay,
             Wish::Move(_) | Wish::Hold(_) | Wish::Stay => wish,
         }
     }
 
     fn wish_steady(&self, primary: Health, health: &[Health], gates: Gates, config: &Config, now: Time) -> Wish {
         if !primary.ready {
+    /// Another hand may have ended the ramp: the weights are there, only our record has to follow.
+    const fn ends_probation(&self, planned: &Move) -> bool {
+        matches!((self.state, planned.next), (State::Probation { .. }, State::Steady))
+    }
+
             let weights = weights::failover(self.primary(), &self.takers(health), &self.observed());
             let next = State::Failed { cause: MoveCause::Readiness, dwell_until: now, ready_since: None };
             return move_or_hold(weights, |weights| {
@@ -343,7 +348,7 @@ impl Split {
         if nobody {
             return Wish::Hold(Guard::NoHealthySecondary);
         }
-        match weights::failover(self.primary(), &chosen, &self.steady_of(health.len())) {
+        match weights::failover(self.primary(), &chosen, &self.recorded_steady()) {
             Some(weights) if self.draws_differ(&weights) => {
                 Wish::Move(self.planned(weights, Direction::Spread, cause, None, self.state))
             }
@@ -363,9 +368,10 @@ impl Split {
         let primary = health[self.primary()];
         let chosen = self.keepers(health);
         if !primary.ready || primary.fails_probation {
-            return self.fail_over(&chosen, &self.steady_of(health.len()), None, config, now);
+            return self.fail_over(&chosen, &self.recorded_steady(), None, config, now);
         }
-        if !chosen.contains(&true) {
+        let is_whole = self.steady_weights().is_some_and(|weights| weights == self.observed());
+        if !chosen.contains(&true) || is_whole {
             return self.fail_back(cause);
         }
         if now < until {
@@ -383,8 +389,13 @@ impl Split {
     }
 
     fn fail_back(&self, cause: MoveCause) -> Wish {
-        let weights = weights::steady(self.primary(), &self.steady_of(self.facts.backends.len()));
-        move_or_hold(weights, |weights| self.planned(weights, Direction::Failback, cause, None, State::Steady))
+        move_or_hold(self.steady_weights(), |weights| {
+            self.planned(weights, Direction::Failback, cause, None, State::Steady)
+        })
+    }
+
+    fn steady_weights(&self) -> Option<Vec<Weight>> {
+        weights::steady(self.primary(), &self.recorded_steady())
     }
 
     fn planned(
@@ -398,8 +409,10 @@ impl Split {
         Move { weights, direction, cause, episode, next, failovers: self.failovers }
     }
 
-    fn steady_of(&self, backends: usize) -> Vec<Weight> {
-        if self.steady.len() == backends { self.steady.clone() } else { vec![Weight::ZERO; backends] }
+    /// The weights before the failover, in the order of the backends as they are now; none for a new one.
+    fn recorded_steady(&self) -> Vec<Weight> {
+        let weight = |name: &String| self.steady.get(name).copied().unwrap_or(Weight::ZERO);
+        self.facts.backends.iter().map(|backend| weight(&backend.service)).collect()
     }
 
     /// Whether other backends would draw traffic than draw it now: ratios among them are the user's.
@@ -418,7 +431,8 @@ impl Split {
         }
     }
 
-    /// Who keeps or gets traffic while the primary is off: who draws it already stays until condemned.
+    /// Who keeps or gets traffic while the primary is off: who draws it already stays until condemned, another joins
+    /// when it answers. Where nobody watches, or nobody that draws traffic is left, readiness has to do.
     fn keepers(&self, health: &[Health]) -> Vec<bool> {
         let mut chosen = self.secondaries(health, |backend| backend.ready && !backend.suspect);
         for (index, backend) in health.iter().enumerate() {
@@ -441,30 +455,33 @@ impl Split {
     pub fn on_decided(&mut self, id: WriteId, planned: Move, now: Time) -> Option<Record> {
         // What failback restores is what was there before the primary lost its weight.
         let steady = match (self.state, planned.direction) {
-            (State::Steady, Direction::Failover) => self.observed(),
+            (State::Steady, Direction::Failover) => {
+                self.facts.backends.iter().map(|backend| (backend.service.clone(), backend.weight)).collect()
+            }
             _ => self.steady.clone(),
         };
         let record = self.record(&planned, &steady, now);
-        self.pending = Some(Pending { id, planned, steady });
+        let epoch = record.as_ref().map_or(0, |record| record.epoch);
+        self.pending = Some(Pending { id, planned, steady, epoch });
         record
     }
 
-    fn record(&self, planned: &Move, steady: &[Weight], now: Time) -> Option<Record> {
+    fn record(&self, planned: &Move, steady: &BTreeMap<String, Weight>, now: Time) -> Option<Record> {
         let (state, dwell_left) = match planned.next {
             State::Steady if planned.failovers == 0 => return None,
             State::Steady => (RecordedState::Steady, Duration::ZERO),
             State::Failed { dwell_until, .. } => (RecordedState::Failed, dwell_until.since(now)),
             State::Probation { .. } => (RecordedState::Probation, Duration::ZERO),
         };
-        let names = self.facts.backends.iter().map(|backend| backend.service.clone());
         Some(Record {
             state,
-            epoch: self.epoch + 1,
+            // The annotation is the user's to edit: any number may stand there.
+            epoch: self.epoch.checked_add(1).unwrap_or(1),
             cause: planned.cause,
             failovers: planned.failovers,
             dwell_left,
             age: Duration::ZERO,
-            steady: names.zip(steady.iter().copied()).collect(),
+            steady: steady.clone(),
         })
     }
 
@@ -473,11 +490,11 @@ impl Split {
         if self.pending.as_ref().is_none_or(|pending| pending.id != id) {
             return None;
         }
-        let Pending { planned, steady, .. } = self.pending.take()?;
+        let Pending { planned, steady, epoch, .. } = self.pending.take()?;
         let changed_meanwhile = std::mem::take(&mut self.changed_meanwhile);
         match outcome {
             WriteOutcome::Applied { resource_version, .. } => {
-                self.epoch += 1;
+                self.epoch = epoch;
                 self.state = planned.next;
                 self.failovers = planned.failovers;
                 self.steady = steady;
@@ -486,10 +503,15 @@ impl Split {
                 }
                 self.retry = RETRY_MIN;
                 self.not_before = None;
-                self.facts.resource_version.clone_from(resource_version);
-                self.written = Some(resource_version.clone());
-                for (backend, weight) in self.facts.backends.iter_mut().zip(&planned.weights) {
-                    backend.weight = *weight;
+                if changed_meanwhile {
+                    // The guard held, so what was seen is this write or what another hand made of it.
+                    self.adopt(config, now);
+                } else {
+                    self.facts.resource_version.clone_from(resource_version);
+                    self.written = Some(resource_version.clone());
+                    for (backend, weight) in self.facts.backends.iter_mut().zip(&planned.weights) {
+                        backend.weight = *weight;
+                    }
                 }
             }
             // The watch was faster than the answer: the object as it is has been seen already, and is the last word.
@@ -563,6 +585,12 @@ impl Split {
             (None, State::Failed { .. }) => "failed",
             (None, State::Probation { .. }) => "probation",
         }
+    /// Whether the primary is off.
+    #[must_use]
+    pub const fn is_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
+    }
+
     }
 
     /// Failovers in a row, and how long until a failback may begin.

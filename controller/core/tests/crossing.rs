@@ -98,3 +98,62 @@ fn a_replica_that_lost_goes_on_from_what_the_winner_wrote() {
 fn a_write_that_was_taken_although_its_answer_was_lost_is_taken_for_done() {
     check_goes_on_from_the_object(WriteOutcome::Failed("no answer within 500ms".into()));
 }
+
+fn mk_record(epoch: u64) -> Record {
+    Record {
+        state: RecordedState::Failed,
+        epoch,
+        cause: MoveCause::Readiness,
+        failovers: 0,
+        dwell_left: Duration::ZERO,
+        age: Duration::ZERO,
+        steady: BTreeMap::from([("web".to_owned(), Weight::ONE), ("web-west".to_owned(), Weight::ZERO)]),
+    }
+}
+
+fn applied(version: &str) -> WriteOutcome {
+    WriteOutcome::Applied { acknowledged: Time(2), resource_version: version.into() }
+}
+
+#[test]
+fn an_answer_that_comes_after_a_newer_object_does_not_take_it_back() {
+    let (mut core, write) = mk_core_in_failover();
+    core.handle(Input::Split(id("web"), mk_split("2", [0, 1], write.record.clone())), Time(2));
+    // Somebody labels the object before our answer arrives.
+    core.handle(Input::Split(id("web"), mk_split("3", [0, 1], write.record)), Time(2));
+    core.handle(Input::WriteDone { id: write.id, outcome: applied("2") }, Time(3));
+    core.handle(Input::Endpoints(id("web"), mk_endpoints(1, true)), Time(4));
+    core.handle_timeout(Time(4) + Duration::from_secs(6));
+    let back = next_write(&mut core).expect("a failback");
+    assert_eq!(back.resource_version, "3", "guarded by what was seen last");
+}
+
+#[test]
+fn another_replicas_failover_after_our_failback_is_seen_whatever_its_epoch() {
+    for epoch in [1, 2, 3] {
+        let (mut core, write) = mk_core_in_failover();
+        core.handle(Input::WriteDone { id: write.id, outcome: applied("2") }, Time(3));
+        core.handle(Input::Endpoints(id("web"), mk_endpoints(1, true)), Time(4));
+        let later = Time(4) + Duration::from_secs(6);
+        core.handle_timeout(later);
+        let back = next_write(&mut core).expect("a failback");
+        assert_eq!(back.record, None);
+        core.handle(Input::WriteDone { id: back.id, outcome: applied("3") }, later);
+        core.handle(Input::Split(id("web"), mk_split("4", [0, 1], Some(mk_record(epoch)))), later);
+        assert_eq!(core.explain(&id("web"), later).map(|split| split.state), Some("failed"), "epoch {epoch}");
+    }
+}
+
+#[test]
+fn a_split_that_another_hand_takes_off_its_primary_goes_back_whatever_its_record() {
+    let (mut core, write) = mk_core_in_failover();
+    core.handle(Input::WriteDone { id: write.id, outcome: applied("2") }, Time(3));
+    let steady = Record { state: RecordedState::Steady, epoch: 2, failovers: 1, ..mk_record(2) };
+    core.handle(Input::Endpoints(id("web"), mk_endpoints(1, true)), Time(4));
+    core.handle(Input::Split(id("web"), mk_split("3", [1, 0], Some(steady.clone()))), Time(5));
+    assert_eq!(core.explain(&id("web"), Time(5)).map(|split| split.state), Some("steady"));
+    core.handle(Input::Split(id("web"), mk_split("4", [0, 1], Some(steady))), Time(6));
+    core.handle_timeout(Time(6) + Duration::from_secs(6));
+    let back = next_write(&mut core).expect("a failback");
+    assert_eq!(back.weights, [("web".to_owned(), Weight::ONE), ("web-west".to_owned(), Weight::ZERO)]);
+}

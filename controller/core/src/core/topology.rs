@@ -18,6 +18,7 @@ type PortKey = (u16, TargetKey);
 impl Core {
     pub(super) fn on_split(&mut self, id: ObjectId, facts: SplitFacts, now: Time) {
         self.invalid.remove(&id);
+        let was_failed = self.splits.get(&id).is_some_and(|entry| entry.split.is_failed());
         match self.splits.get_mut(&id) {
             // A split of the same name and another uid is another object: nothing of the old one holds for it.
             Some(entry) if entry.split.facts().uid == facts.uid => entry.split.on_facts(facts, &self.config, now),
@@ -35,6 +36,10 @@ impl Core {
             }
         }
         self.rebuild(now);
+        if was_failed && self.splits.get(&id).is_some_and(|entry| !entry.split.is_failed()) {
+            // Another replica, or a person, gave the primary its traffic back.
+            self.settle_primary(&id);
+        }
         self.publish_view(&id);
         self.decide(&id, now);
     }

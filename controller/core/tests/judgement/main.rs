@@ -2,6 +2,7 @@
 //! its front page only.
 
 mod cluster;
+mod hands;
 mod limits;
 mod ports;
 
