@@ -204,14 +204,14 @@ impl Core {
     /// Lets targets move their checks and suspicions along, then the splits that use them decide.
     fn step_targets(&mut self, ids: &[TargetId], now: Time) {
         let mut orders = Vec::new();
+        let count = self.targets.len();
         for id in ids {
             let Some(target) = self.targets.get_mut(id) else { continue };
             let checks = self.checks.get_or_insert_with(|| Budget::new(self.config.checks_per_second, now));
-        let count = self.targets.len();
+            checks.set_targets(count);
             let sight = Sight { evidence: &self.evidence, agents: &self.agents, config: &self.config, now };
             let mut of_target = Vec::new();
             target.step(sight, checks, &mut self.next_check, &mut of_target);
-            checks.set_targets(count);
             orders.extend(of_target.into_iter().map(|order| (*id, order)));
         }
         for (target, order) in orders {
@@ -320,6 +320,10 @@ impl Core {
             .iter_mut()
             .find_map(|(split, entry)| Some((split.clone(), entry.split.on_written(id, outcome, &self.config, now)?)));
         let Some((split, planned)) = found else { return };
+        let receipt = self.splits.get_mut(&split).and_then(|entry| entry.receipt.take());
+        if let Some(receipt) = receipt.filter(|_| !matches!(outcome, WriteOutcome::Applied { .. })) {
+            self.groups.refund(receipt);
+        }
         let direction = planned.direction;
         let (at, kind) = match outcome {
             WriteOutcome::Applied { acknowledged, .. } => {
@@ -328,10 +332,6 @@ impl Core {
             WriteOutcome::Conflict => (now, not_applied(id, "the object changed in between")),
             WriteOutcome::Gone => (now, not_applied(id, "the object is gone")),
             WriteOutcome::Refused(error) | WriteOutcome::Failed(error) => (now, not_applied(id, error)),
-        let receipt = self.splits.get_mut(&split).and_then(|entry| entry.receipt.take());
-        if let Some(receipt) = receipt.filter(|_| !matches!(outcome, WriteOutcome::Applied { .. })) {
-            self.groups.refund(receipt);
-        }
             WriteOutcome::Expired => (now, not_applied(id, "the decision was too old when its turn came")),
         };
         self.tell(at, Some(&split), kind);
@@ -400,6 +400,7 @@ impl Core {
             verdict: verdict_of_ports(&targets, sight),
             healthy: !deciding.is_empty() && deciding.iter().all(|target| target.is_healthy(sight)),
             suspect: any(&Target::is_suspect),
+            watched: self.agents.nodes().any(|node| self.agents.can_check(node, &self.config, now)),
             recovered: all(&|target| target.has_recovered(sight)),
             fails_probation: any(&|target| target.fails_probation(sight)),
             was_healthy: any(&Target::was_healthy),
@@ -555,16 +556,16 @@ fn verdict_of_ports(targets: &[&Target], sight: Sight<'_>) -> Verdict {
     if verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Clear) { Verdict::Clear } else { Verdict::Suspect }
 }
 
+const fn is_condemned(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Condemned { .. })
+}
+
 const fn health_name(health: &Health) -> &'static str {
     match health.verdict {
         _ if !health.ready => "unready",
         Verdict::Condemned { .. } => "condemned",
         _ if health.suspect => "suspect",
         Verdict::Clear | Verdict::Suspect | Verdict::Unobserved(_) => {
-const fn is_condemned(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Condemned { .. })
-}
-
             if health.healthy {
                 "healthy"
             } else {

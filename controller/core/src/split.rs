@@ -49,6 +49,8 @@ pub struct Health {
     pub healthy: bool,
     /// Something speaks against it.
     pub suspect: bool,
+    /// There are agents that could check it.
+    pub watched: bool,
     /// It has answered long and often enough to get traffic back.
     pub recovered: bool,
     /// It fails too much for a step of the ramp.
@@ -117,9 +119,9 @@ pub struct Split {
     facts: SplitFacts,
     fault: Option<String>,
     state: State,
+    /// Of the object's record; zero where it has none.
     epoch: u64,
     failovers: u32,
-    /// Of the object's record; zero where it has none.
     last_failover: Option<Time>,
     /// The weights before the failover, by name: the list may change in between.
     steady: BTreeMap<String, Weight>,
@@ -280,13 +282,13 @@ impl Split {
         }
     }
 
-    fn wish_steady(&self, primary: Health, health: &[Health], gates: Gates, config: &Config, now: Time) -> Wish {
-        if !primary.ready {
     /// Another hand may have ended the ramp: the weights are there, only our record has to follow.
     const fn ends_probation(&self, planned: &Move) -> bool {
         matches!((self.state, planned.next), (State::Probation { .. }, State::Steady))
     }
 
+    fn wish_steady(&self, primary: Health, health: &[Health], gates: Gates, config: &Config, now: Time) -> Wish {
+        if !primary.ready {
             let weights = weights::failover(self.primary(), &self.takers(health), &self.observed());
             let next = State::Failed { cause: MoveCause::Readiness, dwell_until: now, ready_since: None };
             return move_or_hold(weights, |weights| {
@@ -434,12 +436,19 @@ impl Split {
     /// Who keeps or gets traffic while the primary is off: who draws it already stays until condemned, another joins
     /// when it answers. Where nobody watches, or nobody that draws traffic is left, readiness has to do.
     fn keepers(&self, health: &[Health]) -> Vec<bool> {
-        let mut chosen = self.secondaries(health, |backend| backend.ready && !backend.suspect);
+        let proved = |backend: &Health| backend.healthy || !backend.watched;
+        let mut chosen = self.secondaries(health, |backend| backend.ready && !backend.suspect && proved(backend));
+        let mut anyone_left = false;
         for (index, backend) in health.iter().enumerate() {
             let draws = self.facts.backends.get(index).is_some_and(|backend| !backend.weight.is_zero());
-            chosen[index] |= index != self.primary() && draws && backend.ready && !is_condemned(backend);
+            let stays = index != self.primary() && draws && backend.ready;
+            anyone_left |= stays;
+            chosen[index] |= stays && !is_condemned(backend);
         }
-        chosen
+        if anyone_left || chosen.contains(&true) {
+            return chosen;
+        }
+        self.secondaries(health, |backend| backend.ready && !backend.suspect)
     }
 
     fn secondaries(&self, health: &[Health], takes: impl Fn(&Health) -> bool) -> Vec<bool> {
@@ -576,6 +585,12 @@ impl Split {
         self.held
     }
 
+    /// Whether the primary is off.
+    #[must_use]
+    pub const fn is_failed(&self) -> bool {
+        matches!(self.state, State::Failed { .. })
+    }
+
     /// `steady`, `failed`, `probation` or `invalid`.
     #[must_use]
     pub const fn state_name(&self) -> &'static str {
@@ -585,12 +600,6 @@ impl Split {
             (None, State::Failed { .. }) => "failed",
             (None, State::Probation { .. }) => "probation",
         }
-    /// Whether the primary is off.
-    #[must_use]
-    pub const fn is_failed(&self) -> bool {
-        matches!(self.state, State::Failed { .. })
-    }
-
     }
 
     /// Failovers in a row, and how long until a failback may begin.

@@ -41,6 +41,12 @@ const VOLLEYS_APART: Duration = Duration::from_millis(50);
 /// Volleys beyond the third of a suspicion: five a second.
 const VOLLEY_SPACING: Duration = Duration::from_millis(200);
 
+/// Traffic that passes while only checks fail is believed for this long.
+const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
+
+/// A node that could check when an episode began may go on for this long, although nothing answers any more.
+const RIGHT_KEPT_FOR: Duration = Duration::from_secs(600);
+
 /// Without any observer two client nodes decide, but not sooner than this.
 const HOLD_WITHOUT_OBSERVERS: Duration = Duration::from_secs(1);
 
@@ -144,12 +150,65 @@ pub struct Weighed {
     pub sampled: BTreeSet<NodeId>,
 }
 
+impl Weighed {
+    /// Whether two nodes see it fail, and they are half of those that see it at all (C3).
+    fn nodes_agree(&self) -> bool {
+        let sick: BTreeSet<NodeId> =
+            self.nodes.iter().filter(|(_, sum)| **sum >= FAILING).map(|(node, _)| *node).collect();
+        sick.len() >= 2 && sick.len() * 2 >= self.sampled.union(&sick).count()
+    }
+}
+
+/// Samples of one destination, from traffic or from a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Samples {
+    /// Of whom.
+    pub to: Destination,
+    /// How many; the evidence has them already.
+    pub bucket: Bucket,
+    /// When the oldest failed attempt began.
+    pub started: Time,
+    /// For traffic: when the period that they are from began.
+    pub from: Option<Time>,
+}
+
 /// A run of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Episode {
     start: Time,
     failures: u64,
     successes: u64,
+    /// Whether any of the failures was traffic's own.
+    traffic_failed: bool,
+    /// When traffic last succeeded, in a period that began in the episode.
+    traffic_passed: Option<Time>,
+}
+
+impl Episode {
+    const fn new(start: Time) -> Self {
+        Self { start, failures: 0, successes: 0, traffic_failed: false, traffic_passed: None }
+    }
+
+    /// Takes samples in; says whether successes have ended it.
+    fn on_samples(&mut self, samples: &Samples, now: Time) -> bool {
+        let failures = samples.bucket.any_failures();
+        let successes = samples.bucket.successes;
+        if failures > 0 {
+            self.start = self.start.min(samples.started);
+            self.failures = self.failures.saturating_add(failures);
+            self.traffic_failed |= samples.from.is_some();
+        }
+        if successes > 0 && samples.from.is_some_and(|from| from >= self.start) {
+            self.traffic_passed = Some(now);
+        }
+        self.successes = self.successes.saturating_add(successes);
+        self.successes > self.failures.saturating_mul(2).saturating_add(2)
+    }
+
+    /// Checks fail, and traffic does not: they contradict each other (a NetworkPolicy that came between, say).
+    fn is_contradicted(&self, now: Time) -> bool {
+        !self.traffic_failed && self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
+    }
 }
 
 /// Straight successes of checks.
@@ -167,6 +226,8 @@ pub struct Target {
     wanted: bool,
     suspect: bool,
     episode: Option<Episode>,
+    /// The same per destination, since endpoints die one by one.
+    episodes: BTreeMap<Destination, Episode>,
     volley: Option<Volley>,
     looks: [Option<Finished>; 2],
     volleys: u32,
@@ -187,6 +248,7 @@ impl Target {
             wanted: false,
             suspect: false,
             episode: None,
+            episodes: BTreeMap::new(),
             volley: None,
             looks: [None; 2],
             volleys: 0,
@@ -209,6 +271,8 @@ impl Target {
     pub fn reshape(&mut self, shape: Shape, now: Time) {
         if self.shape != shape {
             self.shape = shape;
+            let stays: BTreeSet<Destination> = self.destinations().collect();
+            self.episodes.retain(|to, _| stays.contains(to));
             self.canaries.begin_anew(now);
         }
     }
@@ -229,10 +293,10 @@ impl Target {
         if self.shape.remote { config.late_after_gateway } else { config.late_after }
     }
 
-    /// Samples of traffic came in; the evidence has them already. `started`: the oldest failed attempt's begin.
-    pub fn on_traffic(&mut self, attempts: u64, bucket: Bucket, started: Time, now: Time) {
+    /// Samples of traffic came in.
+    pub fn on_traffic(&mut self, attempts: u64, samples: Samples, now: Time) {
         self.traffic.on_attempts(attempts, now);
-        self.on_samples(bucket, started, now);
+        self.on_samples(&samples, now);
     }
 
     /// An agent said that it saw a success that long ago, before the controller listened.
@@ -253,32 +317,46 @@ impl Target {
         } else {
             self.straight = Straight::default();
         }
-        self.on_samples(Bucket::check(passed), started, now);
+        self.on_samples(&Samples { to, bucket: Bucket::check(passed), started, from: None }, now);
     }
 
-    fn on_samples(&mut self, bucket: Bucket, started: Time, now: Time) {
-        if bucket.successes > 0 {
+    fn on_samples(&mut self, samples: &Samples, now: Time) {
+        if samples.bucket.successes > 0 {
             self.last_success = Some(now);
             self.ever_healthy = true;
         }
-        let failures = bucket.failures.max(bucket.flow_failures);
-        let successes = bucket.successes;
-        if failures > 0 {
-            let episode = self.episode.get_or_insert(Episode { start: started, failures: 0, successes: 0 });
-            episode.start = episode.start.min(started);
-            episode.failures = episode.failures.saturating_add(failures);
+        if samples.bucket.any_failure() {
+            self.episode.get_or_insert(Episode::new(samples.started));
+            self.episodes.entry(samples.to).or_insert(Episode::new(samples.started));
         }
-        if let Some(episode) = &mut self.episode {
-            episode.successes = episode.successes.saturating_add(successes);
-            if episode.successes > episode.failures.saturating_mul(2).saturating_add(2) {
-                self.episode = None;
-            }
+        if self.episode.as_mut().is_some_and(|episode| episode.on_samples(samples, now)) {
+            self.episode = None;
         }
+        if self.episodes.get_mut(&samples.to).is_some_and(|episode| episode.on_samples(samples, now)) {
+            self.episodes.remove(&samples.to);
+        }
+    }
+
+    /// When the hold began: when more than half of the endpoints had begun to fail. Of a primary that is half dead for
+    /// hours the other half has to fail for as long as a whole one.
+    fn hold_from(&self) -> Option<Time> {
+        let start = |to: &Vec<Destination>| to.iter().filter_map(|to| self.episodes.get(to)).map(|it| it.start).min();
+        let mut starts: Vec<Time> = self.shape.endpoints.values().filter_map(start).collect();
+        starts.sort_unstable();
+        starts.get(self.shape.endpoints.len() / 2).copied()
+    }
+
+    /// As of when a node's right to be believed about a failed check is looked at: what began to fail a minute ago
+    /// does not become better because nobody can see it healthy since.
+    #[must_use]
+    pub fn observed_at(&self, now: Time) -> Time {
+        self.episode.map_or(now, |episode| episode.start.max(now.before(RIGHT_KEPT_FOR)).min(now))
     }
 
     /// Probation begins: what was held against it is settled, and tested anew.
     pub fn settle(&mut self) {
         self.episode = None;
+        self.episodes.clear();
         self.looks = [None; 2];
         self.volley = None;
         self.volleys = 0;
@@ -316,7 +394,8 @@ impl Target {
     fn start_volley(&mut self, sight: Sight<'_>, budget: &mut Budget, ids: &mut u64, orders: &mut Vec<Order>) {
         *ids += 1;
         let weighed = self.weigh(sight);
-        let volley = Volley::plan(*ids, &self.shape, &weighed, self.timeout(sight.config), sight);
+        let volley =
+            Volley::plan(*ids, &self.shape, &weighed, self.timeout(sight.config), self.observed_at(sight.now), sight);
         self.volleys = self.volleys.saturating_add(1);
         self.next_volley = self.when_after_volley(sight.now, sight.config);
         if volley.size() > 0 && budget.take(volley.size() as u64, sight.now) {
@@ -330,7 +409,7 @@ impl Target {
     fn when_after_volley(&self, now: Time, config: &Config) -> Time {
         let spacing = if self.volleys < 3 { VOLLEYS_APART } else { VOLLEY_SPACING };
         let next = now + spacing;
-        match self.episode.map(|episode| episode.start + self.hold(config)) {
+        match self.hold_from().map(|start| start + self.hold(config)) {
             Some(hold_over) if now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
             Some(_) | None => next,
         }
@@ -387,20 +466,22 @@ impl Target {
     #[must_use]
     pub fn verdict(&self, sight: Sight<'_>) -> Verdict {
         let Some(episode) = self.episode.filter(|_| self.suspect) else { return Verdict::Clear };
+        if episode.is_contradicted(sight.now) {
+            return Verdict::Suspect;
+        }
         let weighed = self.weigh(sight);
         if weighed.total < NODE_CAP || weighed.failing * 2 <= self.shape.endpoints.len() {
             return Verdict::Suspect;
         }
         let observers = self.observers(sight).count();
-        let sick: BTreeSet<NodeId> =
-            weighed.nodes.iter().filter(|(_, sum)| **sum >= FAILING).map(|(node, _)| *node).collect();
-        let agree = weighed.total >= ACT && sick.len() >= 2 && sick.len() * 2 >= weighed.sampled.union(&sick).count();
-        let held_long = |span: Duration| sight.now >= episode.start + span;
+        let agree = weighed.total >= ACT && weighed.nodes_agree();
+        let Some(from) = self.hold_from() else { return Verdict::Suspect };
+        let held_long = |span: Duration| sight.now >= from + span;
         let hold = self.hold(sight.config);
         let condemned = match observers {
             0 => agree && held_long(HOLD_WITHOUT_OBSERVERS),
             1 => false,
-            _ => agree && self.last_look_failed(episode.start + hold, sight.now),
+            _ => agree && self.last_look_failed(from + hold, sight.now),
         };
         match (condemned, observers) {
             (true, _) => Verdict::Condemned { episode: episode.start },
@@ -423,12 +504,13 @@ impl Target {
     /// Nodes whose checks count: they can check, and saw one of the endpoints healthy lately.
     pub fn observers<'a>(&'a self, sight: Sight<'a>) -> impl Iterator<Item = NodeId> + 'a {
         let mut nodes = BTreeSet::new();
+        let at = self.observed_at(sight.now);
         for to in self.shape.endpoints.values().flatten() {
             nodes.extend(
                 sight
                     .evidence
                     .nodes(to)
-                    .filter(|(_, stream)| stream.checked_within(OBSERVER_FOR, sight.now))
+                    .filter(|(_, stream)| stream.checked_within(OBSERVER_FOR, at))
                     .map(|(node, _)| node),
             );
         }
@@ -451,12 +533,15 @@ impl Target {
             && self.straight.nodes.len() >= self.observers(sight).count().min(3)
     }
 
-    /// Whether something is wrong enough to take a step of the ramp back: half of what a failover needs.
+    /// Whether something is wrong enough to take a step of the ramp back: half of what a failover needs, but not of
+    /// one node alone, which reaches that half.
     #[must_use]
     pub fn fails_probation(&self, sight: Sight<'_>) -> bool {
-        let Some(_) = self.episode else { return false };
+        if self.episode.is_none_or(|episode| episode.is_contradicted(sight.now)) {
+            return false;
+        }
         let weighed = self.weigh(sight);
-        weighed.total >= ACT / 2 && weighed.failing * 2 > self.shape.endpoints.len()
+        weighed.total >= ACT / 2 && weighed.nodes_agree() && weighed.failing * 2 > self.shape.endpoints.len()
     }
 
     /// Whether other nodes are asked about it.
@@ -522,6 +607,9 @@ impl Traffic {
     /// Less than this many attempts in about ten seconds is idle: 20 a second.
     const IDLE: u64 = 200;
 
+    /// Where a bucket stops counting: an agent may say any number, and sums over buckets and ports must not overflow.
+    const LIMIT: u64 = 1 << 48;
+
     fn turn(now: Time) -> u64 {
         now.0 / u64::try_from(Self::SPAN.as_nanos()).expect("ten seconds")
     }
@@ -551,6 +639,3 @@ impl Traffic {
         self.of_turn(turn) + turn.checked_sub(1).map_or(0, |turn| self.of_turn(turn)) < Self::IDLE
     }
 }
-    /// Where a bucket stops counting: an agent may say any number, and sums over buckets and ports must not overflow.
-    const LIMIT: u64 = 1 << 48;
-

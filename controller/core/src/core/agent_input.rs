@@ -12,7 +12,7 @@ use crate::Output;
 use crate::agents::{NodeId, Welcome};
 use crate::evidence::Bucket;
 use crate::output::TransitionKind;
-use crate::target::{Checked, OBSERVER_FOR};
+use crate::target::{Checked, OBSERVER_FOR, Samples};
 use crate::time::Time;
 
 /// An agent whose loop woke later than this saw answers late that came in time: its lateness is its own.
@@ -80,9 +80,10 @@ impl Core {
         self.evidence.on_bucket(row.to, node, bucket, now);
         let started_ns = row.first.map_or(row.from_ns, |first| first.started_ns);
         let started = now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns)));
+        let from = now.before(Duration::from_nanos(sent_ns.saturating_sub(row.from_ns)));
         for id in targets {
             let Some(target) = self.targets.get_mut(&id) else { continue };
-            target.on_traffic(row.attempts, bucket, started, now);
+            target.on_traffic(row.attempts, Samples { to: row.to, bucket, started, from: Some(from) }, now);
             if bucket.any_failure() || target.is_suspect() {
                 touched.insert(id);
             }
@@ -141,6 +142,8 @@ impl Core {
                 continue;
             }
             let target_id = asked.target;
+            // Its target may be gone meanwhile: evidence about nobody would never be forgotten.
+            let Some(target) = self.targets.get_mut(&target_id) else { continue };
             let passed = match result.outcome {
                 CheckOutcome::Passed => true,
                 CheckOutcome::Failed(_) => false,
@@ -148,8 +151,10 @@ impl Core {
             };
             let started = now.before(Duration::from_nanos(results.now_ns.saturating_sub(result.started_ns)));
             // Without an earlier success of the same node's, a failure may be this node's own (a NetworkPolicy, say).
-            let knows_better =
-                self.evidence.stream(&result.to, id).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, now));
+            let knows_better = self
+                .evidence
+                .stream(&result.to, id)
+                .is_some_and(|stream| stream.checked_within(OBSERVER_FOR, target.observed_at(now)));
             if !passed && !knows_better {
                 continue;
             }
@@ -157,10 +162,8 @@ impl Core {
             if passed {
                 self.evidence.on_check_passed(result.to, id, now);
             }
-            if let Some(target) = self.targets.get_mut(&target_id) {
-                target.on_check(Checked { id: result.id, node: id, to: result.to, passed, started }, now);
-                touched.insert(target_id);
-            }
+            target.on_check(Checked { id: result.id, node: id, to: result.to, passed, started }, now);
+            touched.insert(target_id);
         }
         let touched: Vec<TargetId> = touched.into_iter().collect();
         self.step_targets(&touched, now);

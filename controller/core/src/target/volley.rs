@@ -42,12 +42,20 @@ pub(super) struct Finished {
     asked: usize,
     failed: usize,
     checkers: usize,
+    most_endpoints: bool,
 }
 
 impl Volley {
     /// Chooses who checks what: nodes that do not share the suspicion first, others only where fewer than two such
-    /// exist; endpoints by lot, where the lot is the volley's number.
-    pub(super) fn plan(id: u64, shape: &Shape, weighed: &Weighed, timeout: Duration, sight: Sight<'_>) -> Self {
+    /// exist; endpoints by lot, where the lot is the volley's number. `at`: see `Target::observed_at`.
+    pub(super) fn plan(
+        id: u64,
+        shape: &Shape,
+        weighed: &Weighed,
+        timeout: Duration,
+        at: Time,
+        sight: Sight<'_>,
+    ) -> Self {
         let only_service = weighed.failing == 0 && !shape.services.is_empty();
         let mut endpoints: Vec<_> = shape
             .endpoints
@@ -58,7 +66,7 @@ impl Volley {
         endpoints.truncate(if only_service { ENDPOINTS_OF_A_SERVICE } else { ENDPOINTS });
         let able = |node: NodeId| -> Vec<Destination> {
             let saw_healthy = |to: &Destination| {
-                sight.evidence.stream(to, node).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, sight.now))
+                sight.evidence.stream(to, node).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, at))
             };
             endpoints.iter().map(|(_, to)| *to).filter(saw_healthy).collect()
         };
@@ -124,9 +132,19 @@ impl Volley {
             asked: self.size(),
             failed: self.results.values().map(failed).sum(),
             checkers: self.results.values().filter(|results| failed(results) * 2 >= results.len()).count(),
+            most_endpoints: self.failed_for_most_endpoints(),
         };
         let is_complete = || self.results.values().flat_map(BTreeMap::values).all(Option::is_some);
         (so_far.failed_for_sure() || now >= self.deadline() || is_complete()).then_some(so_far)
+    }
+
+    /// Whether more than half of the endpoints failed for anyone (C2): one dead of two fails half of every volley.
+    fn failed_for_most_endpoints(&self) -> bool {
+        let mut endpoints: BTreeMap<Destination, bool> = BTreeMap::new();
+        for (to, result) in self.results.values().flatten() {
+            *endpoints.entry(*to).or_default() |= *result == Some(false);
+        }
+        endpoints.values().filter(|failed| **failed).count() * 2 > endpoints.len()
     }
 }
 
@@ -136,9 +154,9 @@ impl Finished {
         self.asked > 0 && self.failed * 4 >= self.asked * 3 && self.checkers >= 2
     }
 
-    /// Half of all failed, and two nodes saw at least half of theirs fail.
+    /// Half of all failed, of more than half of the endpoints, and two nodes saw at least half of theirs fail.
     pub(super) const fn failed_by_half(&self) -> bool {
-        self.asked > 0 && self.failed * 2 >= self.asked && self.checkers >= 2
+        self.asked > 0 && self.failed * 2 >= self.asked && self.most_endpoints && self.checkers >= 2
     }
 }
 
@@ -180,6 +198,12 @@ mod tests {
     fn nine_of_twelve_from_two_nodes_are_sure() {
         check(&[&[F, F, F, F], &[F, F, F, F], &[F, P, P, P]], true, true);
         check(&[&[F, F, F, F], &[F, F, F, P], &[F, P, P, P]], false, true);
+    }
+
+    #[test]
+    fn one_dead_endpoint_of_two_is_not_half_of_a_service() {
+        check(&[&[F, P], &[F, P], &[F, P]], false, false);
+        check(&[&[F, P], &[F, P], &[F, F]], false, true);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod cluster;
 mod hands;
 mod limits;
 mod ports;
+mod vantage;
 
 use std::net::IpAddr;
 
