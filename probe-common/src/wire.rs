@@ -641,7 +641,7 @@ mod tests {
 
     #[test]
     fn frames_survive_any_cutting_of_the_stream() {
-        let frames = vec![mk_report(0), mk_report(3), mk_report(1)];
+        let frames = [mk_report(0), mk_report(3), mk_report(1)];
         let bytes: Vec<u8> = frames.iter().flat_map(|frame| frame.encode().expect("encodes")).collect();
         for step in [1, 2, 7, 8, 9, 100, bytes.len()] {
             let decoded: Vec<_> = decode_all(&bytes, step);
