@@ -24,7 +24,7 @@ pub struct Programs {
     pub agent: PathBuf,
     /// `splitsecond-controller`.
     pub controller: PathBuf,
-    /// Further flags of the controller, where it is not started as shipped.
+    /// Flags of the controller beside addresses and policy: a drill enforces, since the shipped manifests only observe.
     pub controller_flags: Vec<String>,
 }
 
@@ -40,7 +40,7 @@ impl Programs {
         let programs = Self {
             agent: agent.map_or_else(|| beside("splitsecond-agent"), Path::to_owned),
             controller: controller.map_or_else(|| beside("splitsecond-controller"), Path::to_owned),
-            controller_flags: Vec::new(),
+            controller_flags: ["--mode", "enforce"].map(str::to_owned).into(),
         };
         let lacks: Vec<String> = [&programs.agent, &programs.controller]
             .into_iter()
