@@ -138,3 +138,36 @@ fn a_drill_that_is_interrupted_leaves_nothing() {
 fn a_drill_that_is_told_to_end_twice_leaves_nothing() {
     end_and_look("twice", &[Signal::TERM, Signal::INT]);
 }
+
+/// A program as the drill's own build leaves it.
+fn release(program: &str) -> String {
+    let here = Path::new(env!("CARGO_BIN_EXE_splitsecond-lab"));
+    let target = here.parent().and_then(Path::parent).expect("the lab lies in a profile's folder of the target folder");
+    let program = target.join("release").join(program);
+    assert!(program.is_file(), "{} is not built: run `cargo xtask drill` first", program.display());
+    program.display().to_string()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test runs it"]
+fn a_drill_that_panics_on_its_stage_leaves_no_trace_in_the_system() {
+    let (agent, controller) = (release("splitsecond-agent"), release("splitsecond-controller"));
+    let arguments = ["refused", "--panic", "--agent-program", &agent, "--controller-program", &controller];
+    let mut child = drill(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the lab starts");
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("the lab speaks");
+    assert_eq!(child.wait().expect("the lab ends").code(), Some(101), "{said}");
+    assert!(said.contains("--panic: everything that the drill made goes all the same"), "{said}");
+    let names = said.lines().find_map(|line| line.trim().strip_prefix("names:")).expect("the lab names its things");
+    let (prefix, _) = names.trim().split_once("-...").expect("a prefix");
+    // Its logs stay: they are what a person needs then.
+    let logs = std::env::temp_dir().join(format!("splitsecond-drill-{}", child.id()));
+    fs::remove_dir_all(&logs).expect("the logs are there");
+    for _ in 0..200 {
+        if left_of(prefix, child.id()).is_empty() {
+            return;
+        }
+        pause();
+    }
+    panic!("left behind: {:?}", left_of(prefix, child.id()));
+}
