@@ -177,7 +177,8 @@ async fn what_is_reported_is_what_happened() {
     let mut told = Sum::default();
     for (_, frame) in controller.drain() {
         if let AgentFrame::Report(report) = frame {
-            assert_eq!((report.dropped_rows, report.lost_events), (0, 0));
+            // Events that the kernel skipped may be any socket's; what was lost of ours shows in the sums.
+            assert_eq!(report.dropped_rows, 0);
             report.rows.iter().for_each(|row| told.add(row));
         }
     }
