@@ -41,6 +41,12 @@ const VOLLEYS_APART: Duration = Duration::from_millis(50);
 /// Volleys beyond the third of a suspicion: five a second.
 const VOLLEY_SPACING: Duration = Duration::from_millis(200);
 
+/// Endpoints that begin to fail within this span died together: at 10 attempts a second it takes that long to notice.
+const TOGETHER: Duration = Duration::from_millis(500);
+
+/// See [`Target::hold`]: of 10 attempts a second one comes within this span in 49 of 50 cases.
+const HOLD_FOR_TRAFFIC: Duration = Duration::from_millis(400);
+
 /// Traffic that passes while only checks fail is believed for this long.
 const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
 
@@ -337,13 +343,15 @@ impl Target {
         }
     }
 
-    /// When the hold began: when more than half of the endpoints had begun to fail. Of a primary that is half dead for
-    /// hours the other half has to fail for as long as a whole one.
-    fn hold_from(&self) -> Option<Time> {
+    /// When the hold began: with the first failure, where more than half of the endpoints followed at once; else when
+    /// they had. Of a primary that is half dead for hours the other half has to fail for as long as a whole one.
+    fn hold_from(&self, now: Time) -> Option<Time> {
+        let first = self.episode?.start;
         let start = |to: &Vec<Destination>| to.iter().filter_map(|to| self.episodes.get(to)).map(|it| it.start).min();
         let mut starts: Vec<Time> = self.shape.endpoints.values().filter_map(start).collect();
         starts.sort_unstable();
-        starts.get(self.shape.endpoints.len() / 2).copied()
+        let most = starts.get(self.shape.endpoints.len() / 2).copied();
+        if most.unwrap_or(now).since(first) <= TOGETHER { Some(first) } else { most }
     }
 
     /// As of when a node's right to be believed about a failed check is looked at: what began to fail a minute ago
@@ -409,7 +417,7 @@ impl Target {
     fn when_after_volley(&self, now: Time, config: &Config) -> Time {
         let spacing = if self.volleys < 3 { VOLLEYS_APART } else { VOLLEY_SPACING };
         let next = now + spacing;
-        match self.hold_from().map(|start| start + self.hold(config)) {
+        match self.hold_from(now).map(|start| start + self.hold(config, now)) {
             Some(hold_over) if now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
             Some(_) | None => next,
         }
@@ -419,8 +427,12 @@ impl Target {
         self.late_after(config)
     }
 
-    fn hold(&self, config: &Config) -> Duration {
-        if self.shape.endpoints.len() <= 1 { config.single_endpoint_hold.max(config.hold) } else { config.hold }
+    fn hold(&self, config: &Config, now: Time) -> Duration {
+        let usual =
+            if self.shape.endpoints.len() <= 1 { config.single_endpoint_hold.max(config.hold) } else { config.hold };
+        // While only checks fail, traffic that there is gets the time to say what it meets.
+        let only_checks = self.episode.is_some_and(|episode| !episode.traffic_failed);
+        if only_checks && self.attempts_lately(now) > 0 { usual.max(HOLD_FOR_TRAFFIC) } else { usual }
     }
 
     /// When [`Target::step`] has something to do next.
@@ -475,9 +487,9 @@ impl Target {
         }
         let observers = self.observers(sight).count();
         let agree = weighed.total >= ACT && weighed.nodes_agree();
-        let Some(from) = self.hold_from() else { return Verdict::Suspect };
+        let Some(from) = self.hold_from(sight.now) else { return Verdict::Suspect };
         let held_long = |span: Duration| sight.now >= from + span;
-        let hold = self.hold(sight.config);
+        let hold = self.hold(sight.config, sight.now);
         let condemned = match observers {
             0 => agree && held_long(HOLD_WITHOUT_OBSERVERS),
             1 => false,
