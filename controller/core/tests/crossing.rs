@@ -139,8 +139,11 @@ fn another_replicas_failover_after_our_failback_is_seen_whatever_its_epoch() {
         let back = next_write(&mut core).expect("a failback");
         assert_eq!(back.record, None);
         core.handle(Input::WriteDone { id: back.id, outcome: applied("3") }, later);
-        core.handle(Input::Split(id("web"), mk_split("4", [0, 1], Some(mk_record(epoch)))), later);
-        assert_eq!(core.explain(&id("web"), later).map(|split| split.state), Some("failed"), "epoch {epoch}");
+        let dwell_left = Duration::from_secs(30);
+        let record = Record { cause: MoveCause::Connections, dwell_left, ..mk_record(epoch) };
+        core.handle(Input::Split(id("web"), mk_split("4", [0, 1], Some(record))), later);
+        let explained = core.explain(&id("web"), later).expect("known");
+        assert_eq!((explained.state, explained.dwell_left), ("failed", dwell_left), "epoch {epoch}");
     }
 }
 
