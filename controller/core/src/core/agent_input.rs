@@ -78,7 +78,7 @@ impl Core {
         let targets = targets.clone();
         let bucket = Bucket::of(row, trust_late);
         self.evidence.on_bucket(row.to, node, bucket, now);
-        let started_ns = row.first.map_or(row.from_ns, |first| first.started_ns);
+        let started_ns = row.first.map_or(row.to_ns, |first| first.started_ns);
         let started = now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns)));
         let from = now.before(Duration::from_nanos(sent_ns.saturating_sub(row.from_ns)));
         for id in targets {

@@ -73,6 +73,17 @@ fn a_silent_primary_is_left_once_its_attempts_are_late() {
 }
 
 #[test]
+fn successes_from_before_an_outage_do_not_put_its_begin_off() {
+    // Every phase of the quiet nodes' 100 ms against the outage's begin.
+    for phase in 0..100 {
+        let mut cluster = Cluster::new(Layout { rate: 300, ..Layout::default() }).warm_up();
+        cluster.run(phase);
+        cluster.world = Box::new(|_, to, _, _| if is_primary(to) { Answer::Nothing } else { Answer::Established });
+        check_failover(cluster, 150);
+    }
+}
+
+#[test]
 fn a_single_endpoint_on_one_client_node_is_left_after_its_longer_hold() {
     let mut cluster = Cluster::new(Layout { client_nodes: 1, endpoints: 1, ..Layout::default() }).warm_up();
     refuse_primary(&mut cluster);
