@@ -394,8 +394,7 @@ pub enum Loss {
     EndWithoutStart = 2,
     /// An attempt ended under another generation of its index.
     Stale = 3,
-    /// An end that the program missed, made good at a later transition of the same socket, or when the socket's error was
-    /// reported. Not a loss in the end.
+    /// An end that the program missed, made good at a later transition of the same socket. Not a loss in the end.
     Repaired = 4,
 }
 
