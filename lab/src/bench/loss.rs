@@ -45,6 +45,9 @@ use crate::world::netns::Netns;
 /// every 0.1 s, and no retransmission pauses longer at the end of these faults.
 const SETTLED_AFTER_NS: u64 = 3_500_000_000;
 
+/// The same while agents still tell of attempts without an end: then those are lost ends.
+const LOST_AFTER_NS: u64 = 10_000_000_000;
+
 /// How long settling may take: the last orphan's retransmissions after a blackhole, and some.
 const SETTLE_LIMIT_NS: u64 = 25_000_000_000;
 
@@ -140,17 +143,22 @@ impl Bench<'_> {
         cluster.agents_live()?;
         self.save_metrics(cluster)?;
         let truth = Truth::of(&load.records().totals(), &counts, PRIMARY)?;
-        Ok(Measured { comparison: Comparison::new(&truth, &counted), rate, settled })
+        let comparison = Comparison::new(&truth, &counted);
+        if !settled || !comparison.reasons().is_empty() {
+            save_states(cluster)?;
+        }
+        Ok(Measured { comparison, rate, settled })
     }
 
-    /// Waits until nothing is outstanding and nothing changes any more. False when that does not come about.
+    /// Waits until nothing changes any more. False when that does not come about.
     fn settle(&self, cluster: &Cluster, stage: &Stage) -> Result<(Counted, Vec<Counts>, bool)> {
         let began_ns = now_ns();
         let mut last = look_at(cluster, stage)?;
         let mut changed_ns = now_ns();
         loop {
             let now = now_ns();
-            let settled = now.saturating_sub(changed_ns) > SETTLED_AFTER_NS && last.0.outstanding() == 0;
+            let rest_ns = if last.0.outstanding() == 0 { SETTLED_AFTER_NS } else { LOST_AFTER_NS };
+            let settled = now.saturating_sub(changed_ns) > rest_ns;
             if settled || now.saturating_sub(began_ns) > SETTLE_LIMIT_NS {
                 return Ok((last.0, last.1, settled));
             }
@@ -219,6 +227,20 @@ fn look_at(cluster: &Cluster, stage: &Stage) -> Result<(Counted, Vec<Counts>)> {
         sum += Counted::parse(&text).with_context(|| format!("the metrics of {} are incomplete", node.name()))?;
     }
     Ok((sum, stage.primary.iter().map(|server| server.counts()).collect()))
+}
+
+/// What each agent knows of each destination goes beside the logs, where somebody can look for what was lost.
+fn save_states(cluster: &Cluster) -> Result<()> {
+    for node in cluster.world().nodes() {
+        let address = SocketAddr::new(node.address(), AGENT_ADMIN_PORT);
+        let state = look::state(cluster.background(), node.netns(), address)?;
+        let path = cluster.world().run_dir().join(format!("agent-{}.state.json", node.name()));
+        fs::write(&path, format!("{state:#}\n")).with_context(|| format!("cannot write {}", path.display()))?;
+        let path = path.with_extension("").with_extension("metrics");
+        let text = metrics(cluster, node.netns(), address)?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn metrics(cluster: &Cluster, netns: &Netns, address: SocketAddr) -> Result<String> {
