@@ -82,7 +82,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Loads the object that this binary carries and attaches both programs.
+    /// Loads the object that this binary carries and attaches all programs.
     ///
     /// Takes some 0.2 s and, for that time, 25 MiB for the kernel's type information. Call it on the main thread: the
     /// memory of another thread's allocator arena is not given back to the system.
@@ -197,7 +197,7 @@ impl Probe {
     }
 
     /// Events that the kernel did not give to a program because it was running on that CPU already; sum over programs.
-    /// Each is a start or an end that was not counted.
+    /// Most were transitions of no interest; a missed end is made good later and told as [`Loss::Repaired`].
     ///
     /// # Errors
     /// When the kernel's figures cannot be read.

@@ -26,8 +26,10 @@ pub mod programs {
     pub const SET_STATE: &str = "inet_sock_set_state";
     /// BTF tracepoint on `inet_sk_error_report`: ICMP errors before the handshake ends.
     pub const ERROR_REPORT: &str = "inet_sk_error_report";
+    /// BTF tracepoint on `tcp_destroy_sock`: ends that the others were kept from.
+    pub const DESTROY: &str = "tcp_destroy_sock";
     /// All of them.
-    pub const ALL: [&str; 2] = [SET_STATE, ERROR_REPORT];
+    pub const ALL: [&str; 3] = [SET_STATE, ERROR_REPORT, DESTROY];
 }
 
 /// Names of maps in the object.

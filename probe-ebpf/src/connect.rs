@@ -102,6 +102,25 @@ pub(crate) fn on_unreachable(socket: Socket) {
     }
 }
 
+/// The socket is in CLOSE and its error was told, or it is destroyed: an end that was missed is made good. What can be
+/// missed came in a softirq; a client that gives up does so in its own call, which interrupts nobody.
+#[inline(always)]
+pub(crate) fn on_gone(socket: Socket) {
+    let Some(attempt) = socket.attempt() else { return };
+    if !claim(attempt, AttemptState::Outstanding, AttemptState::Settled) {
+        return;
+    }
+    lose(Loss::Repaired);
+    let cause = match outcome_of(socket.error()) {
+        Outcome::Failed(cause) => cause,
+        // The client has taken the error already. It was a RST's: the other errors of a handshake come so seldom that
+        // missing the transition and losing the error do not meet.
+        Outcome::Established | Outcome::Cancelled => FailureCause::Refused,
+    };
+    // SAFETY: a helper of the kernel without arguments.
+    count::settle(attempt, Outcome::Failed(cause), unsafe { bpf_ktime_get_ns() });
+}
+
 /// The socket leaves ESTABLISHED for `new`. What comes later (an answer after our half-close, a reset after the peer's)
 /// is not looked at: a connection is one sample, taken here.
 #[inline(always)]

@@ -121,7 +121,7 @@ fn settle_hot(index: u32, hot: *mut Hot, attempt: *mut Attempt, outcome: Outcome
         }
     };
     match outcome {
-        // Both programs count failures on one CPU.
+        // Several programs count failures on one CPU.
         Outcome::Failed(_) => atomic::add64(counter, 1),
         // SAFETY: as in `begin`: one writer per CPU.
         Outcome::Established | Outcome::Cancelled => unsafe { *counter = (*counter).wrapping_add(1) },

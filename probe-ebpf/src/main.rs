@@ -1,6 +1,6 @@
 //! Kernel event to count: one short entry point per hook.
 //!
-//! In: two BTF tracepoints, and what user space says in the maps (which destinations, which round, which cgroup). Out:
+//! In: three BTF tracepoints, and what user space says in the maps (which destinations, which round, which cgroup). Out:
 //! counters, age slots and first-failure records as `probe_common::abi` describes them.
 //!
 //! The programs alter nothing: they read sockets and write their own maps. They wait for nothing, allocate nothing but a
@@ -19,7 +19,7 @@ mod socket;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::socket::{Socket, TCP_ESTABLISHED, TCP_SYN_SENT};
+use crate::socket::{Socket, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT};
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`
 /// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h>), before the new state is stored.
@@ -51,11 +51,31 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
 /// For an ICMP error that meets a socket in use (a connect in progress holds it), the kernel queues the error and
 /// reports it while `sk_err` is still 0; the socket stays in SYN_SENT until the application closes it
 /// (`tcp_v4_err` in <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c>). So this report is the only sign.
+///
+/// An error that ends a connection is reported right after the transition to CLOSE (`tcp_done_with_error` in
+/// <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp.c>). The kernel keeps that transition from the other
+/// program when the softirq that brought it has interrupted that very program, but not from this one.
 #[btf_tracepoint(function = "inet_sk_error_report")]
 pub(crate) fn inet_sk_error_report(ctx: BtfTracePointContext) -> i32 {
     let socket = Socket::new(ctx.arg(0));
-    if socket.state() == TCP_SYN_SENT && socket.error() == 0 && socket.is_tcp() {
+    let state = socket.state();
+    if state == TCP_SYN_SENT && socket.error() == 0 && socket.is_tcp() {
         connect::on_unreachable(socket);
+    } else if state == TCP_CLOSE && socket.is_tcp() {
+        connect::on_gone(socket);
+    }
+    0
+}
+
+/// `TP_PROTO(struct sock *sk)`
+/// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/tcp.h>), once per socket, with its storage still
+/// there (`tcp_v4_destroy_sock` in <https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp_ipv4.c> comes before
+/// `__sk_destruct`, which frees it). The last occasion to make good an end that both programs above were kept from.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub(crate) fn tcp_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    let socket = Socket::new(ctx.arg(0));
+    if socket.is_tcp() {
+        connect::on_gone(socket);
     }
     0
 }

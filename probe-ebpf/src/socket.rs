@@ -19,6 +19,7 @@ use crate::{
 pub(crate) const TCP_ESTABLISHED: i32 = 1;
 pub(crate) const TCP_SYN_SENT: i32 = 2;
 pub(crate) const TCP_SYN_RECV: i32 = 3;
+pub(crate) const TCP_CLOSE: i32 = 7;
 pub(crate) const TCP_CLOSE_WAIT: i32 = 8;
 
 const AF_INET: u16 = 2;
