@@ -25,7 +25,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::SocketAddr;
+use core::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -55,6 +55,12 @@ pub const REPORT_ROWS_LIMIT: usize = 200;
 
 /// The most messages a second that an agent may send (detection: reports with failures at most every 5 ms).
 pub const MESSAGES_PER_SECOND: u32 = 250;
+
+/// The most endpoints of one node in a [`Meshed`]: a node runs a few hundred pods at most, and each has two families.
+pub const MESHED_LIMIT: usize = 1024;
+
+/// How long an endpoint counts as meshed after its proxy was last seen at work: 10 minutes.
+pub const MESHED_FOR_NS: u64 = 600_000_000_000;
 
 /// A destination: TCP, address and port.
 pub type Destination = SocketAddr;
@@ -107,6 +113,10 @@ pub struct Report {
 pub struct Row {
     /// Whom the attempts went to.
     pub to: Destination,
+    /// The attempts were the mesh proxy's of the endpoint's own pod, from its address to itself: what the application
+    /// answered. Kept apart from what others on the node saw, and told only of endpoints on the agent's own node.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub self_hop: bool,
     /// Begin of the period (the read before).
     pub from_ns: u64,
     /// End of the period (this read).
@@ -153,6 +163,18 @@ pub struct First {
     pub started_ns: u64,
     /// When the failure was there to be seen.
     pub failed_ns: u64,
+}
+
+/// Which endpoints on the agent's own node stand behind a mesh's proxy: somebody saw that proxy dial its application, or
+/// accept a connection, within the last [`MESHED_FOR_NS`]. Replaces what was said before; sent when it changes, and when
+/// a stream begins (before [`Totals`]) if there are any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meshed {
+    /// The agent's clock.
+    pub now_ns: u64,
+    /// Addresses of endpoints, sorted.
+    #[serde(default)]
+    pub endpoints: Vec<IpAddr>,
 }
 
 /// Sent once after the controller's splits are known to the agent, and again when it gains destinations: where each
@@ -299,6 +321,8 @@ pub enum AgentFrame {
     Totals(Totals),
     /// Results of checks.
     CheckResults(CheckResults),
+    /// Endpoints behind a mesh's proxy.
+    Meshed(Meshed),
 }
 
 /// Everything a controller says.
@@ -319,6 +343,7 @@ mod kind {
     pub(super) const REPORT: u8 = 2;
     pub(super) const TOTALS: u8 = 3;
     pub(super) const CHECK_RESULTS: u8 = 4;
+    pub(super) const MESHED: u8 = 5;
 
     pub(super) const CHECKS: u8 = 129;
     pub(super) const SPLIT: u8 = 130;
@@ -365,6 +390,7 @@ impl Frame for AgentFrame {
             Self::Report(frame) => (kind::REPORT, serde_json::to_vec(frame)),
             Self::Totals(frame) => (kind::TOTALS, serde_json::to_vec(frame)),
             Self::CheckResults(frame) => (kind::CHECK_RESULTS, serde_json::to_vec(frame)),
+            Self::Meshed(frame) => (kind::MESHED, serde_json::to_vec(frame)),
         }
     }
 
@@ -374,6 +400,7 @@ impl Frame for AgentFrame {
             kind::REPORT => json(payload).map(Self::Report),
             kind::TOTALS => json(payload).map(Self::Totals),
             kind::CHECK_RESULTS => json(payload).map(Self::CheckResults),
+            kind::MESHED => json(payload).map(Self::Meshed),
             _ => return None,
         })
     }
@@ -565,6 +592,7 @@ impl Row {
     pub const fn empty(to: Destination, from_ns: u64, to_ns: u64) -> Self {
         Self {
             to,
+            self_hop: false,
             from_ns,
             to_ns,
             attempts: 0,
@@ -598,6 +626,11 @@ impl Row {
             && self.answered == 0
             && self.reset == 0
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's skip_serializing_if asks for")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde's skip_serializing_if asks for")]

@@ -257,6 +257,7 @@ const fn kind(frame: &AgentFrame) -> &'static str {
         AgentFrame::Report(_) => "report",
         AgentFrame::Totals(_) => "totals",
         AgentFrame::CheckResults(_) => "check-results",
+        AgentFrame::Meshed(_) => "meshed",
     }
 }
 

@@ -25,6 +25,7 @@ impl Core {
             AgentFrame::Report(report) => self.on_report(node, stream, &report, now),
             AgentFrame::Totals(totals) => self.on_totals(node, stream, &totals, now),
             AgentFrame::CheckResults(results) => self.on_check_results(node, stream, &results, now),
+            AgentFrame::Meshed(_) => {}
         }
     }
 
