@@ -249,6 +249,11 @@ fn encode_most<T: Clone>(items: &mut VecDeque<T>, frame: impl Fn(Vec<T>) -> Agen
 
 /// Adds a later row without failures to an earlier one.
 fn merge(earlier: &mut Row, later: &Row) {
+    if later.established > 0 {
+        earlier.established_ns = None;
+    } else if earlier.established > 0 {
+        earlier.established_ns.get_or_insert(earlier.to_ns);
+    }
     earlier.to_ns = later.to_ns;
     earlier.attempts += later.attempts;
     earlier.established += later.established;
@@ -324,6 +329,23 @@ mod tests {
         reporter.flush(40);
         let again = frames(&mut reporter);
         assert!(matches!(&again[1], AgentFrame::Report(report) if report.seq == 1), "{again:?}");
+    }
+
+    #[test]
+    fn a_merged_row_says_when_an_attempt_was_last_established() {
+        let check = |established: [u64; 4], expected| {
+            let mut reporter = mk_live();
+            for (period, established) in (1..).zip(established) {
+                let row = Row { attempts: 1, ..mk_row(1, period * 10, established, 0) };
+                reporter.push_rows(&[row], period * 10);
+            }
+            reporter.flush(50);
+            assert_eq!(reports(&mut reporter)[0].rows[0].established_ns, expected, "{established:?}");
+        };
+        check([1, 0, 0, 0], Some(10));
+        check([1, 0, 2, 0], Some(30));
+        check([0, 0, 0, 2], None);
+        check([0, 0, 0, 0], None);
     }
 
     #[test]

@@ -127,6 +127,9 @@ pub struct Row {
     /// Attempts that were established in time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub established: u64,
+    /// In a row of several periods: the end of the last one in which an attempt was established. Without it, `to_ns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub established_ns: Option<u64>,
     /// Attempts that failed in time, refused.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refused: u64,
@@ -597,6 +600,7 @@ impl Row {
             to_ns,
             attempts: 0,
             established: 0,
+            established_ns: None,
             refused: 0,
             unreachable: 0,
             late: 0,
