@@ -1,9 +1,10 @@
 //! Agents: who reports, how fresh, how much their evidence weighs. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use probe_common::wire::Hello;
+use probe_common::wire::{Hello, MESHED_FOR_NS, MESHED_LIMIT};
 
 use crate::Config;
 use crate::output::Freshness;
@@ -35,6 +36,8 @@ struct Agent {
     last_fresh: Option<Time>,
     totals_complete: bool,
     told: Freshness,
+    /// Endpoints that it says stand behind a mesh's proxy; believed of those on its own node.
+    meshed: BTreeSet<IpAddr>,
 }
 
 /// Every agent that ever said Hello.
@@ -69,6 +72,7 @@ impl Agents {
             last_fresh: None,
             totals_complete: false,
             told: Freshness::Stale,
+            meshed: BTreeSet::new(),
         });
         if agent.stream.is_some_and(|current| current > stream) {
             return None;
@@ -101,6 +105,21 @@ impl Agents {
         agent.blind = blind.cloned();
         agent.last_report = Some(now);
         Some(id)
+    }
+
+    /// An agent says which endpoints on its node are meshed, in place of what it said before.
+    pub fn on_meshed(&mut self, node: NodeId, endpoints: &[IpAddr]) {
+        if let Some(agent) = self.agents.get_mut(&node) {
+            agent.meshed = endpoints.iter().take(MESHED_LIMIT).copied().collect();
+        }
+    }
+
+    /// Whether the agent of that node says so of that address, and was heard within the time for which it holds.
+    #[must_use]
+    pub fn says_meshed(&self, node: &str, address: IpAddr, now: Time) -> bool {
+        let Some(agent) = self.ids.get(node).and_then(|id| self.agents.get(id)) else { return false };
+        let heard = agent.last_report.is_some_and(|at| now.since(at) <= Duration::from_nanos(MESHED_FOR_NS));
+        heard && agent.meshed.contains(&address)
     }
 
     /// The last frame of an agent's totals arrived.
@@ -142,14 +161,19 @@ impl Agents {
         if self.freshness(node, config, now) != Freshness::Fresh {
             return 0;
         }
-        let silence =
-            self.agents.get(&node).and_then(|agent| agent.last_report).map_or(Duration::MAX, |at| now.since(at));
+        let silence = self.silence(node, now);
         let (from, to) = (config.decay_from.as_micros(), config.stale_after.as_micros());
         let silence = silence.as_micros();
         if silence <= from || to <= from {
             return FULL_WEIGHT;
         }
         u64::try_from(to.saturating_sub(silence) * u128::from(FULL_WEIGHT) / (to - from)).expect("at most FULL_WEIGHT")
+    }
+
+    /// How long ago an agent reported last.
+    #[must_use]
+    pub fn silence(&self, node: NodeId, now: Time) -> Duration {
+        self.agents.get(&node).and_then(|agent| agent.last_report).map_or(Duration::MAX, |at| now.since(at))
     }
 
     /// Whether an agent takes frames: it has a stream and is not stale. A blind agent still makes checks.

@@ -67,6 +67,23 @@ struct Told {
     last_failure: Option<Time>,
 }
 
+/// What agents said that nothing followed from.
+#[derive(Debug, Default)]
+struct Disbelieved {
+    unknown_destinations: u64,
+    foreign_endpoints: u64,
+    told: BTreeMap<NodeId, Time>,
+}
+
+/// Sums for metrics, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Rows about destinations of no split: of one that is just gone, or made up.
+    pub unknown_destinations: u64,
+    /// Words of agents about endpoints on other nodes that only those nodes' agents may speak for.
+    pub foreign_endpoints: u64,
+}
+
 /// Checks of one node that are under way.
 #[derive(Debug)]
 struct Asked {
@@ -91,6 +108,7 @@ pub struct Core {
     by_destination: BTreeMap<Destination, Vec<TargetId>>,
     views: BTreeMap<ObjectId, probe_common::wire::Split>,
     asked: BTreeMap<(u64, NodeId), Asked>,
+    disbelieved: Disbelieved,
     caches_complete: bool,
     checks: Option<Budget>,
     groups: GroupBudget,
@@ -121,6 +139,7 @@ impl Core {
             by_destination: BTreeMap::new(),
             views: BTreeMap::new(),
             asked: BTreeMap::new(),
+            disbelieved: Disbelieved::default(),
             caches_complete: false,
             checks: None,
             next_check: 0,
@@ -184,6 +203,15 @@ impl Core {
     #[must_use]
     pub const fn deadline(&self) -> Option<Time> {
         self.deadline
+    }
+
+    /// What was not believed, for metrics.
+    #[must_use]
+    pub const fn sums(&self) -> Sums {
+        Sums {
+            unknown_destinations: self.disbelieved.unknown_destinations,
+            foreign_endpoints: self.disbelieved.foreign_endpoints,
+        }
     }
 
     fn plan_deadline(&mut self, _now: Time) {
@@ -399,7 +427,7 @@ impl Core {
             ready: links.ready > 0,
             verdict: verdict_of_ports(&targets, sight),
             healthy: !deciding.is_empty() && deciding.iter().all(|target| target.is_healthy(sight)),
-            suspect: any(&Target::is_suspect),
+            suspect: any(&|target| target.is_suspect() || target.refusing_proxies(sight) > 0),
             watched: self.agents.nodes().any(|node| self.agents.can_check(node, &self.config, now)),
             recovered: all(&|target| target.has_recovered(sight)),
             fails_probation: any(&|target| target.fails_probation(sight)),
@@ -442,11 +470,11 @@ impl Core {
                 kinds.push(if health.suspect { TransitionKind::Suspect { backend: backend.clone() } } else { cleared });
             }
             match health.verdict {
-                Verdict::Condemned { episode } if !told.condemned => {
+                Verdict::Condemned { episode, grounds } if !told.condemned => {
                     told.condemned = true;
-                    kinds.push(TransitionKind::Condemned { backend, episode });
+                    kinds.push(TransitionKind::Condemned { backend, episode, grounds });
                 }
-                Verdict::Condemned { .. } | Verdict::Suspect | Verdict::Unobserved(_) => {}
+                Verdict::Condemned { .. } | Verdict::Suspect | Verdict::Unobserved { .. } => {}
                 Verdict::Clear => told.condemned = false,
             }
         }
@@ -502,6 +530,12 @@ impl Core {
         })
     }
 
+    fn abstaining(&self, targets: &[&Target], sight: Sight<'_>) -> Vec<String> {
+        let observers: BTreeSet<NodeId> = targets.iter().flat_map(|target| target.observers(sight)).collect();
+        let able = self.agents.nodes().filter(|node| self.agents.can_check(*node, &self.config, sight.now));
+        able.filter(|node| !observers.contains(node)).map(|node| self.agents.name(node).to_owned()).collect()
+    }
+
     fn explain_backend(&self, service: &str, weight: Weight, links: &BackendLinks, now: Time) -> BackendExplanation {
         let sight = self.sight(now);
         let targets: Vec<&Target> = links.targets.iter().filter_map(|id| self.targets.get(id)).collect();
@@ -521,6 +555,9 @@ impl Core {
             evidence: weighed.iter().map(|weighed| weighed.total).max().unwrap_or(0),
             nodes,
             observers: targets.iter().map(|target| target.observers(sight).count()).min().unwrap_or(0),
+            abstaining: self.abstaining(&targets, sight),
+            meshed: targets.iter().map(|target| target.meshed(sight)).max().unwrap_or(0),
+            refusing_proxies: targets.iter().map(|target| target.refusing_proxies(sight)).max().unwrap_or(0),
             last_success: targets.iter().filter_map(|target| target.last_success()).max().map(|at| now.since(at)),
         }
     }
@@ -541,17 +578,24 @@ fn verdict_of_ports(targets: &[&Target], sight: Sight<'_>) -> Verdict {
     };
     let all = share(&|_| true);
     if share(&|verdict| is_condemned(*verdict)) * 2 > all {
-        let episodes = verdicts.iter().filter_map(|(_, verdict)| match verdict {
-            Verdict::Condemned { episode } => Some(*episode),
-            Verdict::Clear | Verdict::Suspect | Verdict::Unobserved(_) => None,
+        let condemned = verdicts.iter().filter_map(|(_, verdict)| match verdict {
+            Verdict::Condemned { episode, grounds } => Some((*episode, *grounds)),
+            Verdict::Clear | Verdict::Suspect | Verdict::Unobserved { .. } => None,
         });
-        return Verdict::Condemned { episode: episodes.min().unwrap_or(sight.now) };
+        let (episode, grounds) = condemned.min().expect("more than half are");
+        return Verdict::Condemned { episode, grounds };
     }
-    let unobserved = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Unobserved(_)));
-    if let Some((_, verdict)) = unobserved
-        && share(&|verdict| matches!(verdict, Verdict::Condemned { .. } | Verdict::Unobserved(_))) * 2 > all
+    let unobserved = verdicts.iter().find(|(_, verdict)| matches!(verdict, Verdict::Unobserved { .. }));
+    if let Some((_, Verdict::Unobserved { guard, .. })) = unobserved
+        && share(&|verdict| matches!(verdict, Verdict::Condemned { .. } | Verdict::Unobserved { .. })) * 2 > all
     {
-        return *verdict;
+        let since = |verdict: &Verdict| match verdict {
+            Verdict::Condemned { episode, .. } | Verdict::Unobserved { alone: Some(episode), .. } => Some(*episode),
+            Verdict::Unobserved { alone: None, .. } | Verdict::Suspect | Verdict::Clear => None,
+        };
+        let is_decided = share(&|verdict| since(verdict).is_some()) * 2 > all;
+        let alone = verdicts.iter().filter_map(|(_, verdict)| since(verdict)).min().filter(|_| is_decided);
+        return Verdict::Unobserved { guard: *guard, alone };
     }
     if verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Clear) { Verdict::Clear } else { Verdict::Suspect }
 }
@@ -565,7 +609,7 @@ const fn health_name(health: &Health) -> &'static str {
         _ if !health.ready => "unready",
         Verdict::Condemned { .. } => "condemned",
         _ if health.suspect => "suspect",
-        Verdict::Clear | Verdict::Suspect | Verdict::Unobserved(_) => {
+        Verdict::Clear | Verdict::Suspect | Verdict::Unobserved { .. } => {
             if health.healthy {
                 "healthy"
             } else {

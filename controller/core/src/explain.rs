@@ -46,6 +46,12 @@ pub struct BackendExplanation {
     pub nodes: BTreeMap<String, BTreeMap<Destination, u64>>,
     /// Nodes whose checks of it count.
     pub observers: usize,
+    /// Nodes whose checks do not: their agents are there, and none of their checks succeeded within a minute.
+    pub abstaining: Vec<String>,
+    /// Endpoints behind a mesh's proxy: bare checks of them say nothing.
+    pub meshed: usize,
+    /// Endpoints that refused their own proxy lately.
+    pub refusing_proxies: usize,
     /// How long ago the last success was.
     pub last_success: Option<Duration>,
 }

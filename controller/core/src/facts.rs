@@ -46,6 +46,10 @@ pub struct SplitFacts {
     pub primary: Option<String>,
     /// `splitsecond.dev/port`: the one port whose failure moves the split.
     pub port: Option<u16>,
+    /// `splitsecond.dev/single-node: allow`: the one node of a cluster may decide alone.
+    pub single_node: bool,
+    /// `splitsecond.dev/checks: allow`: also ports whose servers take offence at connections that say nothing.
+    pub check_all_ports: bool,
     /// What we wrote beside the weights when we moved it: `splitsecond.dev/state`.
     pub record: Option<Record>,
 }
@@ -117,6 +121,27 @@ pub struct ServicePort {
     pub name: String,
     /// Its number.
     pub port: u16,
+    /// What it speaks, as `appProtocol` says.
+    pub app_protocol: Option<String>,
+}
+
+impl ServicePort {
+    /// Ports whose servers count a connection that says nothing against whoever made it (MySQL blocks such a host), or
+    /// log every one: nobody checks them unasked.
+    const OFFENDED: [u16; 4] = [25, 3306, 5432, 6379];
+
+    /// Protocols in which the server speaks first, by their names at IANA, and those of the ports above.
+    const SPEAKS_FIRST: [&str; 9] = ["ftp", "imap", "mysql", "nntp", "pop3", "postgresql", "redis", "smtp", "ssh"];
+
+    /// Whether a bare connection may be made to see whether it answers.
+    #[must_use]
+    pub fn takes_bare_connections(&self) -> bool {
+        let speaks_first = |name: &String| {
+            let name = name.rsplit('/').next().unwrap_or(name);
+            Self::SPEAKS_FIRST.iter().any(|other| name.eq_ignore_ascii_case(other))
+        };
+        !Self::OFFENDED.contains(&self.port) && !self.app_protocol.as_ref().is_some_and(speaks_first)
+    }
 }
 
 /// One endpoint of a Service, joined over all its EndpointSlices (one per family).

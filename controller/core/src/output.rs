@@ -1,9 +1,12 @@
 //! Everything that the core can ask for. Pure.
 
+use std::net::IpAddr;
+
 use probe_common::wire::{ControllerFrame, Destination};
 
 use crate::facts::{MoveCause, ObjectId, Record};
 use crate::guard::Guard;
+use crate::target::Grounds;
 use crate::time::Time;
 use crate::weights::Weight;
 
@@ -141,6 +144,8 @@ pub enum TransitionKind {
         backend: String,
         /// When the first failing attempt of the episode began, on the controller's clock.
         episode: Time,
+        /// What it rests on.
+        grounds: Grounds,
     },
     /// A condemned or unready backend's traffic is held where it is; said once per change of the guard.
     Held {
@@ -171,6 +176,13 @@ pub enum TransitionKind {
         write: WriteId,
         /// Why not.
         error: String,
+    },
+    /// An agent spoke for an endpoint on another node: nothing followed from it. Told once a minute and node.
+    Disbelieved {
+        /// Whose agent.
+        node: String,
+        /// Of which endpoint.
+        address: IpAddr,
     },
     /// A node's agent became fresh, stale or blind.
     Agent {

@@ -297,8 +297,9 @@ impl Split {
         }
         match primary.verdict {
             Verdict::Clear | Verdict::Suspect => Wish::Stay,
-            Verdict::Unobserved(guard) => Wish::Hold(guard),
-            Verdict::Condemned { episode } => {
+            Verdict::Unobserved { guard, alone: None } => Wish::Hold(guard),
+            Verdict::Unobserved { guard, alone: Some(_) } if !self.facts.single_node => Wish::Hold(guard),
+            Verdict::Condemned { episode, .. } | Verdict::Unobserved { alone: Some(episode), .. } => {
                 if let Some(guard) = closed_gate(gates, primary) {
                     return Wish::Hold(guard);
                 }

@@ -4,12 +4,15 @@
 //! to "is it dead", with rules C1, C2, C3 and C7. Whether that moves traffic is the split's business.
 
 mod canary;
+mod contradiction;
+mod course;
+mod self_hop;
 mod volley;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use probe_common::wire::Destination;
+use probe_common::wire::{Destination, Row};
 
 use crate::Config;
 use crate::agents::{Agents, FULL_WEIGHT, NodeId};
@@ -20,6 +23,9 @@ use crate::time::Time;
 
 pub use canary::Budget;
 use canary::Canaries;
+use contradiction::Contradiction;
+use course::{Course, Episode};
+use self_hop::SelfHops;
 use volley::{Finished, Volley};
 
 /// A check counts as a failure only from a node whose check of the same destination succeeded within this span: else
@@ -38,23 +44,27 @@ const PROVED_FOR: Duration = Duration::from_millis(500);
 /// Two volleys that each fail by half count as one that fails by three quarters when they are this far apart.
 const VOLLEYS_APART: Duration = Duration::from_millis(50);
 
-/// Volleys beyond the third of a suspicion: five a second.
+/// Volleys beyond the first of a suspicion: five a second.
 const VOLLEY_SPACING: Duration = Duration::from_millis(200);
 
-/// Endpoints that begin to fail within this span died together: at 10 attempts a second it takes that long to notice.
-const TOGETHER: Duration = Duration::from_millis(500);
+/// So many volleys of a suspicion follow each other as closely as they may: for all of them where the evidence is
+/// enough to act and only the last look is missing, else for a few. Of a backend that refuses half of its connections
+/// three volleys of five fail by half, so that a second's worth of them hardly ever misses it.
+const QUICK_VOLLEYS: u32 = 3;
+const QUICK_VOLLEYS_TO_ACT: u32 = 20;
 
 /// See [`Target::hold`]: of 10 attempts a second one comes within this span in 49 of 50 cases.
 const HOLD_FOR_TRAFFIC: Duration = Duration::from_millis(400);
 
-/// Traffic that passes while only checks fail is believed for this long.
-const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
-
 /// A node that could check when an episode began may go on for this long, although nothing answers any more.
 const RIGHT_KEPT_FOR: Duration = Duration::from_secs(600);
 
-/// Without any observer two client nodes decide, but not sooner than this.
+/// Without any observer two client nodes decide, but not sooner than this; nor does a single node where that is allowed.
 const HOLD_WITHOUT_OBSERVERS: Duration = Duration::from_secs(1);
+
+/// What an agent says began longer ago than this is not believed to have: a report is sent within milliseconds of a
+/// failure, and one that was late by more than this would be stale.
+const STARTED_WITHIN: Duration = Duration::from_millis(500);
 
 /// Which Service or gateway.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +93,10 @@ pub struct Shape {
     pub services: Vec<Destination>,
     /// Behind a gateway: handshakes take longer.
     pub remote: bool,
+    /// Which node an endpoint's address is on, where EndpointSlices say so.
+    pub nodes: BTreeMap<Destination, String>,
+    /// Its port takes no bare connections that say nothing: nobody checks it.
+    pub unchecked: bool,
 }
 
 /// What a target may look at while it judges.
@@ -96,6 +110,14 @@ pub struct Sight<'a> {
     pub config: &'a Config,
     /// The time.
     pub now: Time,
+}
+
+impl Sight<'_> {
+    /// Whether an endpoint stands behind a mesh's proxy, as the agent of its own node says.
+    #[must_use]
+    pub fn is_meshed(&self, shape: &Shape, to: &Destination) -> bool {
+        shape.nodes.get(to).is_some_and(|node| self.agents.says_meshed(node, to.ip(), self.now))
+    }
 }
 
 /// Checks for one node.
@@ -135,12 +157,48 @@ pub enum Verdict {
     /// Something does, not enough.
     Suspect,
     /// Enough does, but too few nodes can look at it.
-    Unobserved(Guard),
+    Unobserved {
+        /// What is missing.
+        guard: Guard,
+        /// Since when the only node that there is sees it dead for long enough, where a split allows one to decide.
+        alone: Option<Time>,
+    },
     /// Evidence, endpoints, nodes and the last look agree. `episode` is when the first failing attempt began.
     Condemned {
         /// See above.
         episode: Time,
+        /// What it rests on.
+        grounds: Grounds,
     },
+}
+
+/// What a condemnation rests on, beside the evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grounds {
+    /// Checks from other nodes failed after the hold (C7).
+    LastLook,
+    /// The endpoints' own proxies were refused by their applications.
+    SelfHop,
+    /// Nobody could check, and two client nodes saw it fail for a second.
+    NobodyCan,
+    /// Checks pass, and for five seconds nearly every connection of every client node failed.
+    ChecksDisagree,
+    /// One node saw it fail for a second, and is allowed to decide.
+    SingleNode,
+}
+
+impl Grounds {
+    /// Its name in /state and the log.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LastLook => "last-look",
+            Self::SelfHop => "self-hop",
+            Self::NobodyCan => "nobody-can-check",
+            Self::ChecksDisagree => "checks-disagree",
+            Self::SingleNode => "single-node",
+        }
+    }
 }
 
 /// The evidence on a target, added up.
@@ -152,6 +210,8 @@ pub struct Weighed {
     pub nodes: BTreeMap<NodeId, u64>,
     /// Ready endpoints that fail.
     pub failing: usize,
+    /// Of those, the ones that their own proxies condemned.
+    pub condemned_by_self: usize,
     /// Nodes with a sample lately.
     pub sampled: BTreeSet<NodeId>,
 }
@@ -174,50 +234,10 @@ pub struct Samples {
     pub bucket: Bucket,
     /// When the oldest failed attempt began.
     pub started: Time,
+    /// When the last of the successes was there, at the latest.
+    pub answered: Time,
     /// For traffic: when the period that they are from began.
     pub from: Option<Time>,
-}
-
-/// A run of failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Episode {
-    start: Time,
-    failures: u64,
-    successes: u64,
-    /// Whether any of the failures was traffic's own.
-    traffic_failed: bool,
-    /// When traffic last succeeded, in a period that began in the episode.
-    traffic_passed: Option<Time>,
-}
-
-impl Episode {
-    const fn new(start: Time) -> Self {
-        Self { start, failures: 0, successes: 0, traffic_failed: false, traffic_passed: None }
-    }
-
-    /// Takes samples in; says whether successes have ended it.
-    fn on_samples(&mut self, samples: &Samples, now: Time) -> bool {
-        let failures = samples.bucket.any_failures();
-        let successes = samples.bucket.successes;
-        if failures > 0 {
-            self.start = self.start.min(samples.started);
-            self.failures = self.failures.saturating_add(failures);
-            self.traffic_failed |= samples.from.is_some();
-        }
-        // A node without failures reports every 100 ms: what it saw succeed before the episode is no word against it.
-        if samples.from.unwrap_or(samples.started) >= self.start {
-            if successes > 0 && samples.from.is_some() {
-                self.traffic_passed = Some(now);
-            }
-            self.successes = self.successes.saturating_add(successes);
-        }
-        self.successes > self.failures.saturating_mul(2).saturating_add(2)
-    }
-
-    /// Checks fail, and traffic does not: they contradict each other (a NetworkPolicy that came between, say).
-    fn is_contradicted(&self, now: Time) -> bool {
-        !self.traffic_failed && self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
-    }
 }
 
 /// Straight successes of checks.
@@ -235,8 +255,10 @@ pub struct Target {
     wanted: bool,
     suspect: bool,
     episode: Option<Episode>,
-    /// The same per destination, since endpoints die one by one.
-    episodes: BTreeMap<Destination, Episode>,
+    /// The same per endpoint, since they die one by one.
+    course: Course,
+    self_hops: SelfHops,
+    contradiction: Contradiction,
     volley: Option<Volley>,
     looks: [Option<Finished>; 2],
     volleys: u32,
@@ -257,7 +279,9 @@ impl Target {
             wanted: false,
             suspect: false,
             episode: None,
-            episodes: BTreeMap::new(),
+            course: Course::default(),
+            self_hops: SelfHops::default(),
+            contradiction: Contradiction::default(),
             volley: None,
             looks: [None; 2],
             volleys: 0,
@@ -281,7 +305,8 @@ impl Target {
         if self.shape != shape {
             self.shape = shape;
             let stays: BTreeSet<Destination> = self.destinations().collect();
-            self.episodes.retain(|to, _| stays.contains(to));
+            self.course.retain(&stays);
+            self.self_hops.retain(|to| stays.contains(to));
             self.canaries.begin_anew(now);
         }
     }
@@ -302,10 +327,33 @@ impl Target {
         if self.shape.remote { config.late_after_gateway } else { config.late_after }
     }
 
-    /// Samples of traffic came in.
-    pub fn on_traffic(&mut self, attempts: u64, samples: Samples, now: Time) {
-        self.traffic.on_attempts(attempts, now);
+    /// Samples of a node's traffic came in: `row` is what they were made of.
+    pub fn on_traffic(&mut self, node: NodeId, row: &Row, samples: Samples, now: Time) {
+        self.traffic.on_attempts(row.attempts, now);
+        self.contradiction.on_traffic(node, row, now);
         self.on_samples(&samples, now);
+    }
+
+    /// What the proxy of one of its endpoints met when it dialled the application. `refused`: when the oldest refused
+    /// attempt began.
+    pub fn on_self_hops(&mut self, to: Destination, succeeded: bool, refused: Option<Time>, now: Time) {
+        let refused = refused.map(|at| at.max(now.before(STARTED_WITHIN)));
+        self.self_hops.on_row(to, succeeded, refused);
+        if succeeded {
+            self.last_success = Some(now);
+            self.ever_healthy = true;
+        }
+        if refused.is_some() {
+            self.straight = Straight::default();
+        }
+    }
+
+    /// A check of an endpoint behind a proxy ended. The proxy answers for itself: that is no evidence about the
+    /// application, but all that shows an idle endpoint to be there at all (C5).
+    pub fn on_proxy_answered(&mut self, node: NodeId, now: Time) {
+        self.last_success = Some(now);
+        self.ever_healthy = true;
+        self.on_straight(node, now);
     }
 
     /// An agent said that it saw a success that long ago, before the controller listened.
@@ -320,41 +368,32 @@ impl Target {
             volley.on_result(id, node, to, passed);
         }
         if passed {
-            self.straight.since.get_or_insert(now);
-            self.straight.count = self.straight.count.saturating_add(1);
-            self.straight.nodes.insert(node);
+            self.on_straight(node, now);
         } else {
             self.straight = Straight::default();
         }
-        self.on_samples(&Samples { to, bucket: Bucket::check(passed), started, from: None }, now);
+        self.on_samples(&Samples { to, bucket: Bucket::check(passed), started, answered: started, from: None }, now);
+    }
+
+    fn on_straight(&mut self, node: NodeId, now: Time) {
+        self.straight.since.get_or_insert(now);
+        self.straight.count = self.straight.count.saturating_add(1);
+        self.straight.nodes.insert(node);
     }
 
     fn on_samples(&mut self, samples: &Samples, now: Time) {
+        let samples = &Samples { started: samples.started.max(now.before(STARTED_WITHIN)), ..*samples };
         if samples.bucket.successes > 0 {
             self.last_success = Some(now);
             self.ever_healthy = true;
         }
         if samples.bucket.any_failure() {
             self.episode.get_or_insert(Episode::new(samples.started));
-            self.episodes.entry(samples.to).or_insert(Episode::new(samples.started));
         }
         if self.episode.as_mut().is_some_and(|episode| episode.on_samples(samples, now)) {
             self.episode = None;
         }
-        if self.episodes.get_mut(&samples.to).is_some_and(|episode| episode.on_samples(samples, now)) {
-            self.episodes.remove(&samples.to);
-        }
-    }
-
-    /// When the hold began: with the first failure, where more than half of the endpoints followed at once; else when
-    /// they had. Of a primary that is half dead for hours the other half has to fail for as long as a whole one.
-    fn hold_from(&self, now: Time) -> Option<Time> {
-        let first = self.episode?.start;
-        let start = |to: &Vec<Destination>| to.iter().filter_map(|to| self.episodes.get(to)).map(|it| it.start).min();
-        let mut starts: Vec<Time> = self.shape.endpoints.values().filter_map(start).collect();
-        starts.sort_unstable();
-        let most = starts.get(self.shape.endpoints.len() / 2).copied();
-        if most.unwrap_or(now).since(first) <= TOGETHER { Some(first) } else { most }
+        self.course.on_samples(samples, now);
     }
 
     /// As of when a node's right to be believed about a failed check is looked at: what began to fail a minute ago
@@ -367,7 +406,9 @@ impl Target {
     /// Probation begins: what was held against it is settled, and tested anew.
     pub fn settle(&mut self) {
         self.episode = None;
-        self.episodes.clear();
+        self.course.settle();
+        self.self_hops.settle();
+        self.contradiction = Contradiction::default();
         self.looks = [None; 2];
         self.volley = None;
         self.volleys = 0;
@@ -405,10 +446,10 @@ impl Target {
     fn start_volley(&mut self, sight: Sight<'_>, budget: &mut Budget, ids: &mut u64, orders: &mut Vec<Order>) {
         *ids += 1;
         let weighed = self.weigh(sight);
-        let volley =
-            Volley::plan(*ids, &self.shape, &weighed, self.timeout(sight.config), self.observed_at(sight.now), sight);
+        let at = self.observed_at(sight.now);
+        let volley = Volley::plan(*ids, &self.shape, &weighed, self.timeout(sight.config), at, sight);
         self.volleys = self.volleys.saturating_add(1);
-        self.next_volley = self.when_after_volley(sight.now, sight.config);
+        self.next_volley = self.when_after_volley(&weighed, budget.is_ample(sight.now), sight);
         if volley.size() > 0 && budget.take(volley.size() as u64, sight.now) {
             orders.extend(volley.orders());
             self.volley = Some(volley);
@@ -417,11 +458,12 @@ impl Target {
 
     /// The first volleys come in quick succession, later ones as often as a target's share of the budget allows; one
     /// starts right when the hold is over, the last look, and none so shortly before it that it would be in its way.
-    fn when_after_volley(&self, now: Time, config: &Config) -> Time {
-        let spacing = if self.volleys < 3 { VOLLEYS_APART } else { VOLLEY_SPACING };
-        let next = now + spacing;
-        match self.hold_from(now).map(|start| start + self.hold(config, now)) {
-            Some(hold_over) if now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
+    fn when_after_volley(&self, weighed: &Weighed, is_ample: bool, sight: Sight<'_>) -> Time {
+        let only_the_look_is_missing = weighed.total >= ACT && weighed.nodes_agree() && self.fails_for_most(weighed);
+        let quick = if only_the_look_is_missing && is_ample { QUICK_VOLLEYS_TO_ACT } else { QUICK_VOLLEYS };
+        let next = sight.now + if self.volleys < quick { VOLLEYS_APART } else { VOLLEY_SPACING };
+        match self.began(sight).map(|began| began + self.hold(sight.config, sight.now)) {
+            Some(hold_over) if sight.now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
             Some(_) | None => next,
         }
     }
@@ -431,11 +473,29 @@ impl Target {
     }
 
     fn hold(&self, config: &Config, now: Time) -> Duration {
-        let usual =
-            if self.shape.endpoints.len() <= 1 { config.single_endpoint_hold.max(config.hold) } else { config.hold };
+        let usual = self.usual_hold(config);
         // While only checks fail, traffic that there is gets the time to say what it meets.
         let only_checks = self.episode.is_some_and(|episode| !episode.traffic_failed);
         if only_checks && self.attempts_lately(now) > 0 { usual.max(HOLD_FOR_TRAFFIC) } else { usual }
+    }
+
+    fn usual_hold(&self, config: &Config) -> Duration {
+        if self.shape.endpoints.len() <= 1 { config.single_endpoint_hold.max(config.hold) } else { config.hold }
+    }
+
+    /// When more than half of the endpoints began to fail: the hold is counted from there. Of a primary that is half
+    /// dead for hours the other half has to fail for as long as a whole one.
+    fn began(&self, sight: Sight<'_>) -> Option<Time> {
+        self.course.began(&self.shape, &self.self_condemned(sight))
+    }
+
+    fn self_condemned(&self, sight: Sight<'_>) -> BTreeMap<String, Time> {
+        self.self_hops.condemned(&self.shape, self.usual_hold(sight.config), sight.now)
+    }
+
+    /// Rule C2.
+    fn fails_for_most(&self, weighed: &Weighed) -> bool {
+        weighed.failing * 2 > self.shape.endpoints.len()
     }
 
     /// When [`Target::step`] has something to do next.
@@ -454,7 +514,9 @@ impl Target {
     pub fn weigh(&self, sight: Sight<'_>) -> Weighed {
         let mut weighed = Weighed::default();
         let mut raw: BTreeMap<NodeId, u64> = BTreeMap::new();
-        for destinations in self.shape.endpoints.values() {
+        let condemned = self.self_condemned(sight);
+        weighed.condemned_by_self = condemned.len();
+        for (identity, destinations) in &self.shape.endpoints {
             let mut families =
                 destinations.iter().filter_map(|to| weigh_destination(to, sight, &mut raw, &mut weighed));
             // Every family that has samples must fail; none with samples is no failure.
@@ -462,7 +524,7 @@ impl Target {
                 Some(first) => families.fold(first >= FAILING, |all, sum| all & (sum >= FAILING)),
                 None => false,
             };
-            weighed.failing += usize::from(failing);
+            weighed.failing += usize::from(failing || condemned.contains_key(identity));
         }
         for to in &self.shape.services {
             weigh_destination(to, sight, &mut raw, &mut weighed);
@@ -480,30 +542,53 @@ impl Target {
     /// Is it dead? Cheap when there is no suspicion.
     #[must_use]
     pub fn verdict(&self, sight: Sight<'_>) -> Verdict {
+        if let Some(verdict) = self.verdict_of_proxies(sight) {
+            return verdict;
+        }
         let Some(episode) = self.episode.filter(|_| self.suspect) else { return Verdict::Clear };
         if episode.is_contradicted(sight.now) {
             return Verdict::Suspect;
         }
         let weighed = self.weigh(sight);
-        if weighed.total < NODE_CAP || weighed.failing * 2 <= self.shape.endpoints.len() {
+        if weighed.total < NODE_CAP || !self.fails_for_most(&weighed) {
             return Verdict::Suspect;
         }
+        let Some(began) = self.began(sight) else { return Verdict::Suspect };
         let observers = self.observers(sight).count();
         let agree = weighed.total >= ACT && weighed.nodes_agree();
-        let Some(from) = self.hold_from(sight.now) else { return Verdict::Suspect };
-        let held_long = |span: Duration| sight.now >= from + span;
+        let held_long = |span: Duration| sight.now >= began + span;
         let hold = self.hold(sight.config, sight.now);
-        let condemned = match observers {
-            0 => agree && held_long(HOLD_WITHOUT_OBSERVERS),
-            1 => false,
-            _ => agree && self.last_look_failed(from + hold, sight.now),
+        let slow_hold = hold.max(HOLD_WITHOUT_OBSERVERS);
+        let grounds = match observers {
+            0 => (agree && held_long(slow_hold)).then_some(Grounds::NobodyCan),
+            1 => None,
+            _ if agree && self.last_look_failed(began + hold, sight.now) => Some(Grounds::LastLook),
+            _ => (agree && self.contradiction.is_settled(sight.now)).then_some(Grounds::ChecksDisagree),
         };
-        match (condemned, observers) {
-            (true, _) => Verdict::Condemned { episode: episode.start },
+        let alone = || {
+            let looked = observers == 1 && self.only_look_failed(began + slow_hold, sight.now);
+            looked.then_some(episode.start)
+        };
+        match (grounds, observers) {
+            (Some(grounds), _) => Verdict::Condemned { episode: episode.start, grounds },
             // All that one node can say is said, and there is no second one to ask.
-            (false, 0 | 1) if held_long(hold) => Verdict::Unobserved(Guard::InsufficientObservers),
-            (false, _) => Verdict::Suspect,
+            (None, 0 | 1) if held_long(hold) => {
+                Verdict::Unobserved { guard: Guard::InsufficientObservers, alone: alone() }
+            }
+            (None, _) => Verdict::Suspect,
         }
+    }
+
+    /// Where the proxies of more than half of the endpoints are refused, that is enough: no count of connections, no
+    /// second node and no further hold makes it surer. Less than that is a suspicion.
+    fn verdict_of_proxies(&self, sight: Sight<'_>) -> Option<Verdict> {
+        let condemned = self.self_condemned(sight);
+        if condemned.len() * 2 > self.shape.endpoints.len() {
+            let episode = condemned.values().min().copied().unwrap_or(sight.now);
+            return Some(Verdict::Condemned { episode, grounds: Grounds::SelfHop });
+        }
+        // Nothing but self-hops speaks against it: the evidence of connections has nothing to add.
+        (!self.suspect && self.self_hops.suspect(&self.shape, sight.now) > 0).then_some(Verdict::Suspect)
     }
 
     fn last_look_failed(&self, not_before: Time, now: Time) -> bool {
@@ -514,6 +599,12 @@ impl Target {
         let twice_half =
             || before.is_some_and(|before| before.failed_by_half() && last.started >= before.started + VOLLEYS_APART);
         last.failed_for_sure() || (last.failed_by_half() && twice_half())
+    }
+
+    /// The same for the one node that there is.
+    fn only_look_failed(&self, not_before: Time, now: Time) -> bool {
+        let [Some(last), _] = self.looks else { return false };
+        last.started >= not_before && now.since(last.ended) <= LOOK_FOR && last.failed_for_one()
     }
 
     /// Nodes whose checks count: they can check, and saw one of the endpoints healthy lately.
@@ -536,6 +627,7 @@ impl Target {
     #[must_use]
     pub fn is_healthy(&self, sight: Sight<'_>) -> bool {
         self.last_success.is_some_and(|at| sight.now.since(at) <= PROVED_FOR)
+            && self.self_hops.suspect(&self.shape, sight.now) * 2 <= self.shape.endpoints.len()
             && (self.episode.is_none() || self.weigh(sight).total < HEALTHY_BELOW)
     }
 
@@ -543,7 +635,9 @@ impl Target {
     #[must_use]
     pub fn has_recovered(&self, sight: Sight<'_>) -> bool {
         let Some(since) = self.straight.since else { return false };
-        self.straight.count >= sight.config.recovery_successes
+        let refused = self.self_hops.last_refused();
+        refused.is_none_or(|at| sight.now.since(at) >= sight.config.recovery_span)
+            && self.straight.count >= sight.config.recovery_successes
             && sight.now.since(since) >= sight.config.recovery_span
             && self.straight.nodes.len() >= self.observers(sight).count().min(3)
     }
@@ -552,17 +646,32 @@ impl Target {
     /// one node alone, which reaches that half.
     #[must_use]
     pub fn fails_probation(&self, sight: Sight<'_>) -> bool {
+        if self.self_condemned(sight).len() * 2 > self.shape.endpoints.len() {
+            return true;
+        }
         if self.episode.is_none_or(|episode| episode.is_contradicted(sight.now)) {
             return false;
         }
         let weighed = self.weigh(sight);
-        weighed.total >= ACT / 2 && weighed.nodes_agree() && weighed.failing * 2 > self.shape.endpoints.len()
+        weighed.total >= ACT / 2 && weighed.nodes_agree() && self.fails_for_most(&weighed)
     }
 
     /// Whether other nodes are asked about it.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {
         self.suspect
+    }
+
+    /// How many of its endpoints stand behind a mesh's proxy.
+    #[must_use]
+    pub fn meshed(&self, sight: Sight<'_>) -> usize {
+        self.shape.endpoints.values().filter(|to| to.iter().any(|to| sight.is_meshed(&self.shape, to))).count()
+    }
+
+    /// How many of its endpoints are refusing their own proxies.
+    #[must_use]
+    pub fn refusing_proxies(&self, sight: Sight<'_>) -> usize {
+        self.self_hops.suspect(&self.shape, sight.now)
     }
 
     /// Whether anybody ever saw it healthy.

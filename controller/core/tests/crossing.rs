@@ -34,6 +34,8 @@ fn mk_split(version: &str, weights: [u32; 2], record: Option<Record>) -> SplitFa
         backends: ["web", "web-west"].into_iter().zip(weights).map(backend).collect(),
         primary: None,
         port: None,
+        single_node: false,
+        check_all_ports: false,
         record,
     }
 }

@@ -48,6 +48,7 @@ pub(crate) const fn kind_name(kind: &TransitionKind) -> &'static str {
         TransitionKind::Decided { .. } => "decided",
         TransitionKind::Acknowledged { .. } => "acknowledged",
         TransitionKind::NotApplied { .. } => "not-applied",
+        TransitionKind::Disbelieved { .. } => "disbelieved",
         TransitionKind::Agent { .. } => "agent",
     }
 }
@@ -92,6 +93,9 @@ fn backend(backend: &BackendExplanation) -> Value {
         "failing": backend.failing,
         "evidence_millinats": backend.evidence,
         "observers": backend.observers,
+        "abstaining": backend.abstaining,
+        "meshed": backend.meshed,
+        "refusing_proxies": backend.refusing_proxies,
         "last_success_ms": backend.last_success.map(millis),
         "nodes": nodes,
     })
@@ -113,7 +117,9 @@ fn fields(kind: &TransitionKind) -> Value {
             "started_ns": started_ns, "failed_ns": failed_ns,
         }),
         TransitionKind::Suspect { backend } | TransitionKind::Cleared { backend } => json!({"backend": backend}),
-        TransitionKind::Condemned { backend, episode } => json!({"backend": backend, "episode_ns": episode.0}),
+        TransitionKind::Condemned { backend, episode, grounds } => {
+            json!({"backend": backend, "episode_ns": episode.0, "grounds": grounds.as_str()})
+        }
         TransitionKind::Held { backend, guard } => json!({"backend": backend, "guard": guard.as_str()}),
         TransitionKind::Decided { write, direction, cause } => json!({
             "write": write.0, "direction": direction_name(*direction), "cause": cause_name(*cause),
@@ -122,6 +128,7 @@ fn fields(kind: &TransitionKind) -> Value {
             json!({"write": write.0, "direction": direction_name(*direction)})
         }
         TransitionKind::NotApplied { write, error } => json!({"write": write.0, "error": error}),
+        TransitionKind::Disbelieved { node, address } => json!({"node": node, "address": address.to_string()}),
         TransitionKind::Agent { node, freshness } => json!({"node": node, "freshness": freshness.as_str()}),
     }
 }
@@ -130,6 +137,7 @@ fn fields(kind: &TransitionKind) -> Value {
 mod tests {
     use controller_core::guard::Guard;
     use controller_core::output::{Direction, Freshness, WriteId};
+    use controller_core::target::Grounds;
     use controller_core::weights::Weight;
 
     use super::*;
@@ -163,8 +171,9 @@ mod tests {
             json!({"at_ns": 5, "split": "demo/emoji", "kind": "cleared", "backend": "web"}),
         );
         check(
-            TransitionKind::Condemned { backend: backend(), episode: Time(3) },
-            json!({"at_ns": 5, "split": "demo/emoji", "kind": "condemned", "backend": "web", "episode_ns": 3}),
+            TransitionKind::Condemned { backend: backend(), episode: Time(3), grounds: Grounds::LastLook },
+            json!({"at_ns": 5, "split": "demo/emoji", "kind": "condemned", "backend": "web", "episode_ns": 3,
+                   "grounds": "last-look"}),
         );
         check(
             TransitionKind::Held { backend: backend(), guard: Guard::NotWarm },
@@ -218,6 +227,9 @@ mod tests {
                     BTreeMap::from([("[2001:db8::1]:80".parse().expect("a destination"), 9)]),
                 )]),
                 observers: 3,
+                abstaining: Vec::new(),
+                meshed: 0,
+                refusing_proxies: 0,
                 last_success: Some(Duration::from_millis(12)),
             }],
             ..Explanation::default()
@@ -228,7 +240,8 @@ mod tests {
                    "guard_sentence": "the split moved a short time ago", "fault": null, "failovers": 2,
                    "dwell_left_ms": 1500,
                    "backends": [{"service": "web", "weight": "1", "weight_milli": 1000, "health": "healthy", "ready": 6,
-                                 "failing": 1, "evidence_millinats": 1234, "observers": 3, "last_success_ms": 12,
+                                 "failing": 1, "evidence_millinats": 1234, "observers": 3, "abstaining": [],
+                                 "meshed": 0, "refusing_proxies": 0, "last_success_ms": 12,
                                  "nodes": {"n1": {"[2001:db8::1]:80": 9}}}]})
         );
     }

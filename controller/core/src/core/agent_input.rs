@@ -1,10 +1,11 @@
 //! What agents say comes in; evidence, and targets that have something to judge, come out. Pure.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use probe_common::wire::{
-    AgentFrame, CheckOutcome, CheckResults, ControllerFrame, Hello, Report, Row, SplitsSent, Totals,
+    AgentFrame, CheckOutcome, CheckResults, ControllerFrame, Hello, Meshed, Report, Row, SplitsSent, Totals,
 };
 
 use super::{CLEAN_AFTER, Core, TargetId};
@@ -18,6 +19,9 @@ use crate::time::Time;
 /// An agent whose loop woke later than this saw answers late that came in time: its lateness is its own.
 const LATENESS_LIMIT_US: u32 = 20_000;
 
+/// From one word on a node that speaks for others' endpoints to the next.
+const DISBELIEF_TOLD_EVERY: Duration = Duration::from_secs(60);
+
 impl Core {
     pub(super) fn on_agent(&mut self, node: &str, stream: u64, frame: AgentFrame, now: Time) {
         match frame {
@@ -25,7 +29,7 @@ impl Core {
             AgentFrame::Report(report) => self.on_report(node, stream, &report, now),
             AgentFrame::Totals(totals) => self.on_totals(node, stream, &totals, now),
             AgentFrame::CheckResults(results) => self.on_check_results(node, stream, &results, now),
-            AgentFrame::Meshed(_) => {}
+            AgentFrame::Meshed(meshed) => self.on_meshed(node, stream, &meshed, now),
         }
     }
 
@@ -75,22 +79,94 @@ impl Core {
         now: Time,
         touched: &mut BTreeSet<TargetId>,
     ) {
-        let Some(targets) = self.by_destination.get(&row.to) else { return };
+        let Some(targets) = self.by_destination.get(&row.to) else {
+            self.disbelieved.unknown_destinations += 1;
+            return;
+        };
         let targets = targets.clone();
+        if row.self_hop {
+            self.on_self_hops(node, row, &targets, sent_ns, now, touched);
+            return;
+        }
         let bucket = Bucket::of(row, trust_late);
         self.evidence.on_bucket(row.to, node, bucket, now);
-        let started_ns = row.first.map_or(row.to_ns, |first| first.started_ns);
-        let started = now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns)));
-        let from = now.before(Duration::from_nanos(sent_ns.saturating_sub(row.from_ns)));
+        let at = |ns: u64| now.before(Duration::from_nanos(sent_ns.saturating_sub(ns)));
+        let samples = Samples {
+            to: row.to,
+            bucket,
+            started: at(row.first.map_or(row.to_ns, |first| first.started_ns)),
+            answered: at(row.established_ns.unwrap_or(row.to_ns)),
+            from: Some(at(row.from_ns)),
+        };
         for id in targets {
             let Some(target) = self.targets.get_mut(&id) else { continue };
-            target.on_traffic(row.attempts, Samples { to: row.to, bucket, started, from: Some(from) }, now);
+            target.on_traffic(node, row, samples, now);
             if bucket.any_failure() || target.is_suspect() {
                 touched.insert(id);
             }
             if bucket.any_failure() {
                 self.tell_reported(id, node, row, now);
             }
+        }
+    }
+
+    /// What an endpoint's own proxy met: that endpoint's evidence, if the node is the endpoint's.
+    fn on_self_hops(
+        &mut self,
+        node: NodeId,
+        row: &Row,
+        targets: &[TargetId],
+        sent_ns: u64,
+        now: Time,
+        touched: &mut BTreeSet<TargetId>,
+    ) {
+        let name = self.agents.name(node).to_owned();
+        let mut is_its_own = false;
+        for id in targets {
+            let Some(target) = self.targets.get_mut(id) else { continue };
+            if target.shape().nodes.get(&row.to) != Some(&name) {
+                continue;
+            }
+            is_its_own = true;
+            let started_ns = row.first.map_or(row.to_ns, |first| first.started_ns);
+            let refused =
+                (row.refused > 0).then(|| now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns))));
+            target.on_self_hops(row.to, row.established > 0, refused, now);
+            if row.refused > 0 || row.established > 0 {
+                touched.insert(*id);
+            }
+            if row.refused > 0 {
+                self.tell_reported(*id, node, row, now);
+            }
+        }
+        if !is_its_own {
+            self.disbelieve(node, row.to.ip(), now);
+        }
+    }
+
+    fn on_meshed(&mut self, node: &str, stream: u64, meshed: &Meshed, now: Time) {
+        let Some(id) = self.agents.current(node, stream) else { return };
+        let placed = |address: &IpAddr| {
+            let shapes = self.targets.values().map(|target| &target.shape().nodes);
+            let mut nodes = shapes.flatten().filter(|(to, _)| to.ip() == *address).map(|(_, node)| node).peekable();
+            // Of an address that no slice has yet nothing is known; it may be this node's in a moment.
+            nodes.peek().is_none() || nodes.any(|other| other == node)
+        };
+        let foreign: Vec<IpAddr> = meshed.endpoints.iter().filter(|address| !placed(address)).copied().collect();
+        self.agents.on_meshed(id, &meshed.endpoints);
+        for address in foreign {
+            self.disbelieve(id, address, now);
+        }
+    }
+
+    /// An agent spoke for an endpoint of another node: nothing follows from it, and it is told, once a minute and node.
+    fn disbelieve(&mut self, node: NodeId, address: IpAddr, now: Time) {
+        self.disbelieved.foreign_endpoints += 1;
+        let told = self.disbelieved.told.get(&node);
+        if told.is_none_or(|at| now.since(*at) >= DISBELIEF_TOLD_EVERY) {
+            self.disbelieved.told.insert(node, now);
+            let node = self.agents.name(node).to_owned();
+            self.tell(now, None, TransitionKind::Disbelieved { node, address });
         }
     }
 
@@ -151,6 +227,15 @@ impl Core {
                 CheckOutcome::NotMade => continue,
             };
             let started = now.before(Duration::from_nanos(results.now_ns.saturating_sub(result.started_ns)));
+            let shape = target.shape();
+            let node = shape.nodes.get(&result.to);
+            if node.is_some_and(|node| self.agents.says_meshed(node, result.to.ip(), now)) {
+                if passed {
+                    target.on_proxy_answered(id, now);
+                }
+                touched.insert(target_id);
+                continue;
+            }
             // Without an earlier success of the same node's, a failure may be this node's own (a NetworkPolicy, say).
             let knows_better = self
                 .evidence

@@ -151,7 +151,8 @@ impl Core {
         let endpoints = self.endpoints.get(service).map(Vec::as_slice).unwrap_or_default();
         let ports = facts.ports.iter().filter(|port| on_apex(port.port) && chosen(port.port));
         let target = |port: &ServicePort| {
-            let (key, shape) = target_of(service, facts, &port.name, port.port, endpoints);
+            let (key, mut shape) = target_of(service, facts, port, endpoints);
+            shape.unchecked &= !split.check_all_ports;
             (port.port, key, shape)
         };
         ports.map(target).collect()
@@ -243,20 +244,26 @@ impl Core {
 fn target_of(
     service: &ObjectId,
     facts: &ServiceFacts,
-    name: &str,
-    port: u16,
+    declared: &ServicePort,
     endpoints: &[EndpointFacts],
 ) -> (TargetKey, Shape) {
-    let ready = endpoints.iter().filter(|endpoint| endpoint.ready);
+    let port = declared.port;
+    let ready = || endpoints.iter().filter(|endpoint| endpoint.ready);
     let destinations = |endpoint: &EndpointFacts| -> Option<(String, Vec<Destination>)> {
-        let number = *endpoint.ports.get(name)?;
+        let number = *endpoint.ports.get(&declared.name)?;
         let to = endpoint.addresses.iter().map(|address| Destination::new(*address, number)).collect();
         Some((endpoint.identity.clone(), to))
     };
+    let places = ready().filter_map(|endpoint| Some((destinations(endpoint)?.1, endpoint.node.clone()?)));
+    let nodes = places.flat_map(|(to, node)| to.into_iter().map(move |to| (to, node.clone())));
+    let takes = |number: u16| ServicePort { port: number, ..declared.clone() }.takes_bare_connections();
+    let endpoints: BTreeMap<String, Vec<Destination>> = ready().filter_map(destinations).collect();
     let shape = Shape {
-        endpoints: ready.filter_map(destinations).collect(),
+        nodes: nodes.collect(),
         services: facts.cluster_ips.iter().map(|address| Destination::new(*address, port)).collect(),
         remote: facts.mirror,
+        unchecked: !takes(port) || endpoints.values().flatten().any(|to| !takes(to.port())),
+        endpoints,
     };
     let gateway: BTreeSet<String> = shape.endpoints.values().flatten().map(|to| to.ip().to_string()).collect();
     let number = shape.endpoints.values().flatten().map(Destination::port).next();
@@ -275,4 +282,6 @@ fn merge(into: &mut Shape, shape: Shape) {
     into.services.sort_unstable();
     into.services.dedup();
     into.remote |= shape.remote;
+    into.nodes.extend(shape.nodes);
+    into.unchecked |= shape.unchecked;
 }

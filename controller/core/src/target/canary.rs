@@ -71,7 +71,7 @@ impl Canaries {
             return;
         }
         self.choose_panel(shape, sight);
-        let pairs = self.panel.len() * shape.endpoints.len();
+        let pairs = if shape.unchecked { 0 } else { self.panel.len() * shape.endpoints.len() };
         if pairs == 0 {
             self.due = sight.now + RETRY;
             return;
@@ -157,6 +157,11 @@ impl Budget {
     /// enough between canaries.
     fn take_canary(&mut self, now: Time) -> bool {
         self.take(0, now) && self.micro_tokens >= self.per_second * 500_000 + 1_000_000 && self.take(1, now)
+    }
+
+    /// Whether there is plenty: a quarter more than what canaries leave for volleys.
+    pub fn is_ample(&mut self, now: Time) -> bool {
+        self.take(0, now) && self.micro_tokens >= self.per_second * 750_000
     }
 
     /// Takes so many checks, or none.

@@ -61,6 +61,8 @@ impl Volley {
             .endpoints
             .iter()
             .filter_map(|(identity, to)| Some((lot(id, identity.as_bytes()), *to.first()?)))
+            // A proxy answers for itself, whatever its application does.
+            .filter(|(_, to)| !shape.unchecked && !sight.is_meshed(shape, to))
             .collect();
         endpoints.sort_unstable();
         endpoints.truncate(if only_service { ENDPOINTS_OF_A_SERVICE } else { ENDPOINTS });
@@ -78,16 +80,18 @@ impl Volley {
             .filter(|(_, able)| !able.is_empty())
             .map(|(node, able)| {
                 let shares = weighed.nodes.get(&node).is_some_and(|sum| *sum >= FAILING);
-                (shares, endpoints.len() - able.len(), lot(id, sight.agents.name(node).as_bytes()), node, able)
+                // Agents report every 100 ms: one that is silent for longer may be lost with what it was to check.
+                let silent = sight.agents.silence(node, sight.now) > sight.config.decay_from;
+                (silent, shares, endpoints.len() - able.len(), lot(id, sight.agents.name(node).as_bytes()), node, able)
             })
             .collect();
         checkers.sort_unstable();
-        let unsuspicious = checkers.iter().filter(|(shares, ..)| !shares).count();
+        let unsuspicious = checkers.iter().filter(|(silent, shares, ..)| !silent && !shares).count();
         let wanted = if unsuspicious >= 2 { unsuspicious.min(CHECKERS) } else { CHECKERS };
         let results = checkers
             .into_iter()
             .take(wanted)
-            .map(|(_, _, _, node, able)| (node, able.into_iter().map(|to| (to, None)).collect()))
+            .map(|(.., node, able)| (node, able.into_iter().map(|to| (to, None)).collect()))
             .collect();
         Self { id, started: sight.now, timeout, results }
     }
@@ -152,6 +156,11 @@ impl Finished {
     /// Three quarters of all failed, and two nodes saw at least half of theirs fail.
     pub(super) const fn failed_for_sure(&self) -> bool {
         self.asked > 0 && self.failed * 4 >= self.asked * 3 && self.checkers >= 2
+    }
+
+    /// Three quarters of all failed, whoever checked.
+    pub(super) const fn failed_for_one(&self) -> bool {
+        self.asked > 0 && self.failed * 4 >= self.asked * 3
     }
 
     /// Half of all failed, of more than half of the endpoints, and two nodes saw at least half of theirs fail.

@@ -97,7 +97,7 @@ pub(crate) fn mk_endpoint(service: u8, index: u8, node: &str) -> EndpointFacts {
 pub(crate) fn mk_service(last: u8, mirror: bool) -> ServiceFacts {
     ServiceFacts {
         cluster_ips: vec![[203, 0, 113, last].into()],
-        ports: vec![ServicePort { name: "http".into(), port: PORT }],
+        ports: vec![ServicePort { name: "http".into(), port: PORT, app_protocol: None }],
         mirror,
     }
 }
@@ -114,6 +114,8 @@ pub(crate) fn mk_split(weights: &[(&str, u32)]) -> SplitFacts {
             .collect(),
         primary: None,
         port: None,
+        single_node: false,
+        check_all_ports: false,
         record: None,
     }
 }
@@ -304,7 +306,8 @@ impl Cluster {
             if node.alive && due {
                 node.last_report = now_ms;
                 node.seq += 1;
-                let rows = std::mem::take(&mut node.rows).into_values().collect();
+                let read = |row: Row| Row { established_ns: row.established_ns.map(|at| at.min(now_ms * MS)), ..row };
+                let rows = std::mem::take(&mut node.rows).into_values().map(read).collect();
                 let report = Report { seq: node.seq, now_ns: now_ms * MS, rows, ..Report::default() };
                 let (name, stream) = (node.name.clone(), node.stream);
                 self.input(Input::Agent { node: name, stream, frame: AgentFrame::Report(report) });
@@ -453,7 +456,11 @@ fn attempt(node: &mut Node, to: Destination, now_ms: u64, world: &World, lots: &
     row.attempts += 1;
     row.to_ns = now_ms * MS;
     match answer {
-        Answer::Established => row.established += 1,
+        Answer::Established => {
+            row.established += 1;
+            // Agents read every 20 ms while nothing fails: an answer is known to have been there by the next read.
+            row.established_ns = Some((now_ms / 20 + 1) * 20 * MS);
+        }
         Answer::Refused => {
             row.refused += 1;
             row.clients = node.clients;

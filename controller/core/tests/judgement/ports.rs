@@ -15,7 +15,7 @@ fn mk_cluster(rate: u64) -> Cluster {
     let mut cluster = Cluster::new(Layout { rate, ..Layout::default() });
     for (last, name) in [(1, "emoji-svc"), (2, "emoji-svc-west")] {
         let mut facts: ServiceFacts = mk_service(last, false);
-        facts.ports.push(ServicePort { name: "metrics".into(), port: METRICS });
+        facts.ports.push(ServicePort { name: "metrics".into(), port: METRICS, app_protocol: None });
         cluster.input(Input::Service(id(name), facts));
         let ports = BTreeMap::from([("http".to_owned(), PORT), ("metrics".to_owned(), METRICS)]);
         let endpoints =

@@ -1,0 +1,222 @@
+//! The course of an outage: since when have more than half of a target's endpoints not answered? Pure.
+//!
+//! Two answers, and the earlier one is believed. The first is for outages that let something through: an endpoint's
+//! [`Episode`] goes on until successes outweigh its failures. The second is for outages that let nothing through, at any
+//! rate of traffic: an endpoint is silent from its first failure after its last success. Noise spoils neither: an episode
+//! that one failure in a hundred began is over a few successes later, and an endpoint that died an hour ago does not make
+//! the others' silence any older.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use probe_common::wire::Destination;
+
+use super::{Samples, Shape};
+use crate::time::Time;
+
+/// Traffic that passes while only checks fail is believed for this long.
+const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
+
+/// So many straight successes of one endpoint end its episode: of a half-dead one they come once in 256 runs, after a
+/// blip they come at once.
+const STRAIGHT: u64 = 8;
+
+/// A run of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Episode {
+    pub(super) start: Time,
+    failures: u64,
+    successes: u64,
+    /// Successes since the last failure.
+    straight: u64,
+    /// Whether any of the failures was traffic's own.
+    pub(super) traffic_failed: bool,
+    /// When traffic last succeeded, in a period that began in the episode.
+    traffic_passed: Option<Time>,
+}
+
+impl Episode {
+    pub(super) const fn new(start: Time) -> Self {
+        Self { start, failures: 0, successes: 0, straight: 0, traffic_failed: false, traffic_passed: None }
+    }
+
+    /// Takes samples in; says whether successes have outweighed it.
+    pub(super) fn on_samples(&mut self, samples: &Samples, now: Time) -> bool {
+        let failures = samples.bucket.any_failures();
+        let successes = samples.bucket.successes;
+        if failures > 0 {
+            self.start = self.start.min(samples.started);
+            self.failures = self.failures.saturating_add(failures);
+            self.traffic_failed |= samples.from.is_some();
+            self.straight = 0;
+        }
+        // A node without failures reports every 100 ms: what it saw succeed before the episode is no word against it.
+        if samples.from.unwrap_or(samples.started) >= self.start {
+            if successes > 0 && samples.from.is_some() {
+                self.traffic_passed = Some(now);
+            }
+            self.successes = self.successes.saturating_add(successes);
+            if failures == 0 {
+                self.straight = self.straight.saturating_add(successes);
+            }
+        }
+        self.successes > self.failures.saturating_mul(2).saturating_add(2)
+    }
+
+    /// Checks fail, and traffic does not: they contradict each other (a NetworkPolicy that came between, say).
+    pub(super) fn is_contradicted(&self, now: Time) -> bool {
+        !self.traffic_failed && self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
+    }
+}
+
+/// What is remembered of one address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Address {
+    episode: Option<Episode>,
+    /// When it last answered anybody.
+    answered: Option<Time>,
+    /// The begin of the first attempt that failed since then.
+    silent: Option<Time>,
+}
+
+impl Address {
+    fn on_samples(&mut self, samples: &Samples, now: Time) {
+        if samples.bucket.successes > 0 {
+            self.answered = self.answered.max(Some(samples.answered));
+        }
+        self.silent = self.silent.filter(|at| Some(*at) >= self.answered);
+        if samples.bucket.any_failure() {
+            let begin = self.answered.map_or(samples.started, |at| at.max(samples.started));
+            self.silent = Some(self.silent.map_or(begin, |at| at.min(begin)));
+            self.episode.get_or_insert(Episode::new(samples.started));
+        }
+        if let Some(episode) = &mut self.episode
+            && (episode.on_samples(samples, now) || episode.straight >= STRAIGHT)
+        {
+            self.episode = None;
+        }
+    }
+}
+
+/// See the module header.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Course {
+    addresses: BTreeMap<Destination, Address>,
+}
+
+impl Course {
+    pub(super) fn on_samples(&mut self, samples: &Samples, now: Time) {
+        self.addresses.entry(samples.to).or_default().on_samples(samples, now);
+    }
+
+    /// The target has other addresses now.
+    pub(super) fn retain(&mut self, stays: &BTreeSet<Destination>) {
+        self.addresses.retain(|to, _| stays.contains(to));
+    }
+
+    /// What was held against the target is settled; that it answered stays true.
+    pub(super) fn settle(&mut self) {
+        for address in self.addresses.values_mut() {
+            *address = Address { answered: address.answered, ..Address::default() };
+        }
+    }
+
+    /// When the outage of more than half of the endpoints began. `condemned` are endpoints with a begin of their own
+    /// (a self-hop's). `None` while no more than half have failed.
+    pub(super) fn began(&self, shape: &Shape, condemned: &BTreeMap<String, Time>) -> Option<Time> {
+        let most = shape.endpoints.len() / 2;
+        let endpoints = || shape.endpoints.iter().map(|(identity, to)| (self.of_endpoint(to), condemned.get(identity)));
+        let mut episodes: Vec<Time> = endpoints()
+            .filter_map(|(endpoint, own)| own.copied().into_iter().chain(endpoint.episode.map(|it| it.start)).min())
+            .collect();
+        episodes.sort_unstable();
+        let outweighed = episodes.get(most).copied();
+        // Never answered is older than any answer.
+        let mut answered: Vec<Option<Time>> = endpoints()
+            .map(|(endpoint, own)| if own.is_some() { endpoint.answered.min(own.copied()) } else { endpoint.answered })
+            .collect();
+        answered.sort_unstable();
+        let last_word = answered.get(most).copied()?;
+        let failed = endpoints().filter(|(endpoint, own)| endpoint.silent.is_some() || own.is_some()).count();
+        let silent = endpoints()
+            .filter_map(|(endpoint, own)| endpoint.silent.into_iter().chain(own.copied()).min())
+            .filter(|at| Some(*at) >= last_word)
+            .min()
+            .filter(|_| failed > most);
+        outweighed.into_iter().chain(silent).min()
+    }
+
+    /// One endpoint over its families: it answers when any does, and fails since the first that fails.
+    fn of_endpoint(&self, to: &[Destination]) -> Address {
+        let known = to.iter().filter_map(|to| self.addresses.get(to));
+        known.fold(Address::default(), |all, one| Address {
+            episode: match (all.episode, one.episode) {
+                (Some(a), Some(b)) => Some(if b.start < a.start { b } else { a }),
+                (a, b) => a.or(b),
+            },
+            answered: all.answered.max(one.answered),
+            silent: all.silent.into_iter().chain(one.silent).min(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evidence::Bucket;
+
+    fn to(endpoint: u8) -> Destination {
+        Destination::from(([198, 18, 1, endpoint], 80))
+    }
+
+    fn ms(at: u64) -> Time {
+        Time(at * 1_000_000)
+    }
+
+    fn mk_shape(endpoints: u8) -> Shape {
+        let endpoints = (1..=endpoints).map(|endpoint| (endpoint.to_string(), vec![to(endpoint)]));
+        Shape { endpoints: endpoints.collect(), ..Shape::default() }
+    }
+
+    /// Plays `(ms, endpoint, answered)`; the begin in ms.
+    fn began(endpoints: u8, samples: &[(u64, u8, bool)]) -> Option<u64> {
+        let mut course = Course::default();
+        for (at, endpoint, answered) in samples {
+            let bucket = Bucket::check(*answered);
+            let at = ms(*at);
+            course.on_samples(&Samples { to: to(*endpoint), bucket, started: at, answered: at, from: Some(at) }, at);
+        }
+        course.began(&mk_shape(endpoints), &BTreeMap::new()).map(|at| at.0 / 1_000_000)
+    }
+
+    #[test]
+    fn an_outage_begins_with_the_first_failure_after_most_have_answered_last() {
+        let healthy = [(1, 1, true), (2, 2, true), (3, 3, true)];
+        let samples = |more: &[(u64, u8, bool)]| healthy.iter().chain(more).copied().collect::<Vec<_>>();
+        assert_eq!(began(3, &samples(&[])), None);
+        assert_eq!(began(3, &samples(&[(10, 1, false)])), None, "one of three");
+        assert_eq!(began(3, &samples(&[(10, 1, false), (60, 2, false)])), Some(10));
+    }
+
+    #[test]
+    fn an_endpoint_that_died_long_ago_does_not_make_the_outage_of_the_rest_older() {
+        let samples = [(1, 1, true), (5, 1, false), (900, 2, true), (910, 3, true), (950, 2, false), (970, 3, false)];
+        assert_eq!(began(3, &samples), Some(950));
+    }
+
+    #[test]
+    fn a_success_ends_the_silence_and_a_few_the_episode() {
+        let blip = [(1, 1, true), (10, 1, false), (20, 1, false), (30, 1, true)];
+        assert_eq!(began(1, &blip), Some(10), "a half-dead endpoint answers, too");
+        let after: Vec<_> = blip.iter().copied().chain((31..38).map(|at| (at, 1, true))).collect();
+        assert_eq!(began(1, &after), None);
+        let again: Vec<_> = after.iter().copied().chain([(60, 1, false)]).collect();
+        assert_eq!(began(1, &again), Some(60));
+    }
+
+    #[test]
+    fn half_of_the_attempts_failing_is_an_outage_that_goes_on() {
+        let samples: Vec<_> = (0..200).map(|at| (at, 1, at % 2 == 0)).collect();
+        assert_eq!(began(1, &samples), Some(1));
+    }
+}
