@@ -10,6 +10,7 @@ pub mod control;
 pub mod dial;
 pub mod gateway;
 pub mod outcome;
+pub mod proxy;
 pub mod records;
 pub mod route;
 pub mod server;
@@ -34,6 +35,9 @@ pub struct PodArgs {
 /// A malformed spec, or whatever ended the program.
 pub fn pod_main(args: &PodArgs) -> Result<()> {
     let program: PodProgram = serde_json::from_str(&args.spec).context("the pod's program is not valid JSON")?;
+    if let PodProgram::Proxy(spec) = &program {
+        proxy::become_proxy(spec.uid)?;
+    }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot build the pod's runtime")?;
     runtime.block_on(async {
@@ -41,6 +45,7 @@ pub fn pod_main(args: &PodArgs) -> Result<()> {
             PodProgram::Server(spec) => server::run(spec).await,
             PodProgram::Client(spec) => client::run(spec).await,
             PodProgram::Gateway(spec) => gateway::run(spec).await,
+            PodProgram::Proxy(spec) => proxy::run(spec).await,
         }
     })
 }

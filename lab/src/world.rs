@@ -12,6 +12,7 @@ pub mod clock;
 mod fabric;
 pub mod fault;
 pub mod layout;
+pub mod mesh;
 mod need;
 mod netlink;
 pub mod netns;

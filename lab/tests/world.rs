@@ -5,6 +5,8 @@
 
 #[path = "world/load.rs"]
 mod load;
+#[path = "world/mesh.rs"]
+mod mesh;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};

@@ -272,7 +272,7 @@ fn start_clients(
             target: Target::Mesh {
                 kubeconfig: cluster.inside().kubeconfig.clone(),
                 namespace: namespace.to_owned(),
-                split: PRIMARY.to_owned(),
+                splits: vec![PRIMARY.to_owned()],
             },
             rate: share,
             // Runs differ, and the same run of another invocation does not.

@@ -1,6 +1,7 @@
 //! An open-loop client: starts connections by the clock with exponential gaps, whatever became of the earlier ones, and
 //! records each end. In: routes or one address, orders. Out: rows. What a failure means is judged elsewhere.
 
+mod converse;
 mod pace;
 mod report;
 
@@ -14,12 +15,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use self::converse::Talk;
 use self::pace::Pace;
 use self::report::Report;
 use super::dial::dial;
 use super::outcome::Outcome;
 use super::route::Routes;
-use super::wire::{ClientSpec, EXTRA_LOOP, Order, Request, Row, Target};
+use super::wire::{CONVERSATION, ClientSpec, Conversations, EXTRA_LOOP, Message, Order, Request, Row, Target};
 use super::{control, watch as cluster};
 use crate::world::clock::now_ns;
 
@@ -42,8 +44,8 @@ pub async fn run(spec: ClientSpec) -> Result<()> {
     let mut requests = control::requests()?;
     let (publish, mut routes) = watch::channel(None);
     let mut following = JoinSet::new();
-    if let Target::Mesh { kubeconfig, namespace, split } = spec.target.clone() {
-        following.spawn(async move { cluster::follow(&kubeconfig, &namespace, &split, publish).await });
+    if let Target::Mesh { kubeconfig, namespace, splits } = spec.target.clone() {
+        following.spawn(async move { cluster::follow(&kubeconfig, &namespace, &splits, publish).await });
         while routes.borrow_and_update().is_none() {
             tokio::select! {
                 changed = routes.changed() => if changed.is_err() { return watch_ended(following.join_next().await) },
@@ -67,8 +69,9 @@ pub async fn run(spec: ClientSpec) -> Result<()> {
                 None => return Ok(()),
             },
             Some(ended) = client.outstanding.join_next() => client.on_end(ended)?,
+            row = client.talk.ended() => client.report.push(row?),
             ended = following.join_next(), if !following.is_empty() => return watch_ended(ended),
-            _ = flush_tick.tick() => client.report.flush()?,
+            _ = flush_tick.tick() => client.flush()?,
             () = sleep(Duration::from_nanos(wait_ns)), if client.is_sending() => client.start_due()?,
         }
     }
@@ -89,6 +92,8 @@ struct Client {
     /// The extra loop's address and pace.
     extra: Option<(SocketAddr, Pace)>,
     outstanding: JoinSet<(Row, Option<u8>)>,
+    talk: Talk,
+    talk_said: Conversations,
     report: Report,
 }
 
@@ -96,7 +101,17 @@ impl Client {
     fn new(spec: ClientSpec, routes: watch::Receiver<Option<Routes>>) -> Client {
         let mut rng = SmallRng::seed_from_u64(spec.seed);
         let load = Pace::exponential(spec.rate, now_ns(), &mut rng);
-        Client { spec, routes, rng, load, extra: None, outstanding: JoinSet::new(), report: Report::default() }
+        Client {
+            spec,
+            routes,
+            rng,
+            load,
+            extra: None,
+            outstanding: JoinSet::new(),
+            talk: Talk::default(),
+            talk_said: Conversations::default(),
+            report: Report::default(),
+        }
     }
 
     fn is_sending(&self) -> bool {
@@ -111,8 +126,9 @@ impl Client {
     fn carry_out(&mut self, request: Request) -> Result<()> {
         let outstanding = self.outstanding.len();
         if request.order == Order::Flush {
-            self.report.flush()?;
+            self.flush()?;
         }
+        let conversation = self.report.leaf(CONVERSATION)?;
         control::carry_out(request.seq, outstanding, || match request.order {
             Order::Rate { per_second } => {
                 self.load = Pace::exponential(per_second, now_ns(), &mut self.rng);
@@ -122,9 +138,22 @@ impl Client {
                 self.extra = (per_second > 0.0).then(|| (address, Pace::steady(per_second, now_ns())));
                 Ok(())
             }
+            Order::Converse { addresses, connections, every_ms } => {
+                let every = Duration::from_millis(u64::from(every_ms));
+                self.talk.set(addresses, connections, every, Duration::from_millis(self.spec.timeout_ms), conversation)
+            }
             Order::Flush => Ok(()),
             order => bail!("a client cannot carry out {order:?}"),
         })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let talk = self.talk.now();
+        if talk != self.talk_said {
+            self.talk_said = talk;
+            control::say(&Message::Conversations(talk))?;
+        }
+        self.report.flush()
     }
 
     /// Starts everything that is due: more than one after a pause of the machine, because the load is open-loop.
@@ -144,14 +173,15 @@ impl Client {
     }
 
     fn start_one(&mut self) -> Result<()> {
-        let (random_leaf, random_endpoint) = (self.rng.next_u64(), self.rng.next_u64());
+        let (random_split, random_leaf, random_endpoint) =
+            (self.rng.next_u64(), self.rng.next_u64(), self.rng.next_u64());
         if let Target::Address { address, .. } = self.spec.target {
             let leaf = self.report.leaf(NO_LEAF)?;
             self.start(address, 0, leaf);
             return Ok(());
         }
         let routes = self.routes.borrow();
-        let chosen = routes.as_ref().and_then(|routes| routes.leaf(random_leaf));
+        let chosen = routes.as_ref().and_then(|routes| routes.leaf(random_split, random_leaf));
         let leaf = self.report.leaf(chosen.map_or(NO_LEAF, |leaf| &leaf.name))?;
         let dialled = chosen.and_then(|chosen| Some((chosen.endpoint(random_endpoint)?, chosen.first_byte)));
         drop(routes);

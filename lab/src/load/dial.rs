@@ -38,7 +38,8 @@ pub(crate) async fn dial(address: SocketAddr, first_byte: u8, limit: Duration) -
     Dialled { start_ns, elapsed_us, outcome, answer }
 }
 
-async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Outcome> {
+/// A handshake, or how it failed.
+pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<TcpStream, Outcome> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
     let socket = socket.map_err(|error| Outcome::of_error(&error))?;
     match timeout(limit, socket.connect(address)).await {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::outcome::Outcome;
-use super::wire::{EXTRA_LOOP, Row};
+use super::wire::{CONVERSATION, EXTRA_LOOP, Row};
 
 /// Connections kept in full: 24 bytes each, so at most 24 MiB, which are 17 minutes at 1,000 connections a second.
 const KEPT: usize = 1 << 20;
@@ -93,7 +93,7 @@ impl Records {
         Feed { records: self.clone(), client: inner.clients.len() - 1 }
     }
 
-    /// What became of the connections that began at or after `moment_ns`, without the extra loops.
+    /// What became of the connections that began at or after `moment_ns`, without what runs beside the load.
     #[must_use]
     pub fn since(&self, moment_ns: u64) -> Since {
         let inner = self.lock();
@@ -136,6 +136,17 @@ impl Records {
         to_leaf.map(|row| row.start_ns).max()
     }
 
+    /// Ends of connections to `leaf` at or after `moment_ns`: when and how, in order.
+    #[must_use]
+    pub fn ends_of(&self, leaf: &str, moment_ns: u64) -> Vec<(u64, Outcome)> {
+        let inner = self.lock();
+        let Some(index) = inner.leaf_index(leaf) else { return Vec::new() };
+        let of_leaf = inner.rows.iter().filter(|row| row.leaf == index && row.end_ns() >= moment_ns);
+        let mut ends: Vec<(u64, Outcome)> = of_leaf.map(|row| (row.end_ns(), row.outcome)).collect();
+        ends.sort_unstable();
+        ends
+    }
+
     /// Whole lives, by client.
     #[must_use]
     pub fn totals(&self) -> BTreeMap<String, Totals> {
@@ -152,13 +163,13 @@ impl Records {
         all
     }
 
-    /// Connections that ended so far, without the extra loops.
+    /// Connections of the load that ended so far.
     #[must_use]
     pub fn ended(&self) -> u64 {
         let inner = self.lock();
-        let extra = inner.leaf_index(EXTRA_LOOP);
+        let beside = inner.beside();
         let of_client = |client: &Client| -> u64 {
-            client.totals.iter().filter(|((leaf, _), _)| Some(*leaf) != extra).map(|(_, count)| count).sum()
+            client.totals.iter().filter(|((leaf, _), _)| !beside.contains(&Some(*leaf))).map(|(_, count)| count).sum()
         };
         inner.clients.iter().map(of_client).sum()
     }
@@ -223,8 +234,13 @@ impl Inner {
     }
 
     fn counted(&self) -> impl Iterator<Item = &Kept> {
-        let extra = self.leaf_index(EXTRA_LOOP);
-        self.rows.iter().filter(move |row| Some(row.leaf) != extra)
+        let beside = self.beside();
+        self.rows.iter().filter(move |row| !beside.contains(&Some(row.leaf)))
+    }
+
+    /// Leaves of what runs beside the load.
+    fn beside(&self) -> [Option<u16>; 2] {
+        [EXTRA_LOOP, CONVERSATION].map(|name| self.leaf_index(name))
     }
 }
 
@@ -286,6 +302,17 @@ mod tests {
         assert_eq!(records.ended(), 1);
         let totals = &records.totals()["client-1"];
         assert_eq!(totals.by_leaf_and_outcome[&(EXTRA_LOOP.to_owned(), "ECONNREFUSED".to_owned())], 1);
+    }
+
+    #[test]
+    fn conversations_are_told_by_their_ends_and_counted_nowhere() {
+        let records = Records::new();
+        let feed = records.feed("client-1");
+        feed.leaf(0, CONVERSATION);
+        feed.rows(&[mk_row(1_000, 9_000, 0, Outcome::Errno(104)), mk_row(1_000, 3, 0, Outcome::Ended)]);
+        assert_eq!(records.ends_of(CONVERSATION, 5_000), [(9_001_000, Outcome::Errno(104))]);
+        assert!(records.ends_of("east", 0).is_empty());
+        assert_eq!((records.since(0).sent, records.ended()), (0, 0));
     }
 
     #[test]

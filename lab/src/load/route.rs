@@ -1,14 +1,14 @@
-//! Whom a mesh's proxy would dial. In: a split's weights and its Services' ready endpoints. Out: a leaf and an endpoint
-//! for two random numbers. Pure.
+//! Whom a mesh's proxy would dial. In: the weights of splits and their Services' ready endpoints. Out: a leaf and an
+//! endpoint for random numbers. Pure.
 
 use std::net::SocketAddr;
 
 use serde_json::Value;
 
-/// The leaves of a split.
+/// The leaves of each split.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Routes {
-    pub(crate) leaves: Vec<Leaf>,
+    pub(crate) splits: Vec<Vec<Leaf>>,
 }
 
 /// A backend of a split.
@@ -25,12 +25,14 @@ pub(crate) struct Leaf {
 }
 
 impl Routes {
-    /// A leaf by weight, whether it has endpoints or not: as in a mesh, an empty leaf keeps its share of the traffic and
-    /// fails it. None when no leaf has a weight.
-    pub(crate) fn leaf(&self, random: u64) -> Option<&Leaf> {
-        let total: u64 = self.leaves.iter().map(|leaf| leaf.weight_milli).sum();
-        let mut left = random.checked_rem(total)?;
-        for leaf in &self.leaves {
+    /// Any of the splits, and of its leaves one by weight, whether it has endpoints or not: as in a mesh, an empty leaf
+    /// keeps its share of the traffic and fails it. None when no leaf has a weight.
+    pub(crate) fn leaf(&self, random_split: u64, random_leaf: u64) -> Option<&Leaf> {
+        let count = u64::try_from(self.splits.len()).unwrap_or(u64::MAX);
+        let leaves = self.splits.get(usize::try_from(random_split.checked_rem(count)?).ok()?)?;
+        let total: u64 = leaves.iter().map(|leaf| leaf.weight_milli).sum();
+        let mut left = random_leaf.checked_rem(total)?;
+        for leaf in leaves {
             if left < leaf.weight_milli {
                 return Some(leaf);
             }
@@ -104,10 +106,10 @@ mod tests {
 
     #[test]
     fn leaves_get_traffic_by_weight() {
-        let routes = Routes { leaves: vec![mk_leaf("a", 900), mk_leaf("b", 0), mk_leaf("c", 100)] };
+        let routes = Routes { splits: vec![vec![mk_leaf("a", 900), mk_leaf("b", 0), mk_leaf("c", 100)]] };
         let mut counts = [0, 0, 0];
         for random in 0..1000 {
-            let leaf = routes.leaf(random).unwrap();
+            let leaf = routes.leaf(random, random).unwrap();
             counts[usize::from(leaf.name.as_bytes()[0] - b'a')] += 1;
         }
         assert_eq!(counts, [900, 0, 100]);
@@ -115,8 +117,15 @@ mod tests {
 
     #[test]
     fn no_weight_means_no_leaf_and_no_endpoint_means_none() {
-        assert_eq!(Routes { leaves: vec![mk_leaf("a", 0)] }.leaf(7), None);
-        assert_eq!(Routes::default().leaf(7), None);
+        assert_eq!(Routes { splits: vec![vec![mk_leaf("a", 0)]] }.leaf(7, 7), None);
+        assert_eq!(Routes::default().leaf(7, 7), None);
         assert_eq!(mk_leaf("a", 1).endpoint(7), None);
+    }
+
+    #[test]
+    fn every_split_gets_its_share() {
+        let routes = Routes { splits: vec![vec![mk_leaf("a", 1000)], vec![mk_leaf("b", 500), mk_leaf("c", 500)]] };
+        let names: Vec<&str> = (0..4).filter_map(|random| Some(routes.leaf(random, 0)?.name.as_str())).collect();
+        assert_eq!(names, ["a", "b", "a", "b"]);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -59,6 +60,8 @@ struct Server {
     answer: u8,
     listener: Listener,
     connections: JoinSet<bool>,
+    /// Changed by each order to reset conversations.
+    resets: watch::Sender<()>,
     counts: Counts,
     said: Counts,
     overflow: Option<OverflowWatch>,
@@ -70,6 +73,7 @@ impl Server {
             answer: spec.answer,
             listener: Listener::start(spec.port, spec.backlog)?,
             connections: JoinSet::new(),
+            resets: watch::Sender::new(()),
             counts: Counts::default(),
             said: Counts::default(),
             overflow: None,
@@ -81,12 +85,18 @@ impl Server {
         // The counter's last value before the backlog shrinks: whatever is dropped later is dropped by the order.
         let watch = matches!(request.order, Order::StopAccepting { .. }).then(OverflowWatch::start);
         self.overflow = watch.transpose()?;
-        control::carry_out(request.seq, outstanding, || self.listener.carry_out(&request.order))
+        control::carry_out(request.seq, outstanding, || match &request.order {
+            Order::ResetConversations => {
+                self.resets.send_replace(());
+                Ok(())
+            }
+            order => self.listener.carry_out(order),
+        })
     }
 
     fn take(&mut self, stream: TcpStream) {
         self.counts.accepted += 1;
-        self.connections.spawn(answer_all(stream, self.answer));
+        self.connections.spawn(serve(stream, self.answer, self.resets.subscribe()));
     }
 
     fn look_for_overflow(&mut self) -> Result<()> {
@@ -107,15 +117,39 @@ impl Server {
     }
 }
 
+/// Answers until the peer closes or an order resets the conversation; true when there was at least one answer.
+async fn serve(mut stream: TcpStream, answer: u8, mut resets: watch::Receiver<()>) -> bool {
+    let mut answered = 0_u64;
+    loop {
+        tokio::select! {
+            biased;
+            // The load's connections exchange one byte and end: they are no conversations.
+            Ok(()) = resets.changed(), if answered > 1 => {
+                // Closing without lingering is what makes the kernel send RST (socket(7), SO_LINGER).
+                stream.set_zero_linger().ok();
+                return true;
+            }
+            went_on = answer_one(&mut stream, answer) => {
+                if !went_on {
+                    return answered > 0;
+                }
+                answered += 1;
+            }
+        }
+    }
+}
+
 /// Answers until the peer closes; true when there was at least one answer.
 pub(crate) async fn answer_all(mut stream: TcpStream, answer: u8) -> bool {
-    let mut byte = [0];
     let mut answered = false;
-    while let Ok(Ok(1)) = timeout(IDLE_LIMIT, stream.read(&mut byte)).await {
-        if stream.write_all(&[answer]).await.is_err() {
-            return answered;
-        }
+    while answer_one(&mut stream, answer).await {
         answered = true;
     }
     answered
+}
+
+/// A byte for a byte; false when there was none to answer.
+async fn answer_one(stream: &mut TcpStream, answer: u8) -> bool {
+    let mut byte = [0];
+    matches!(timeout(IDLE_LIMIT, stream.read(&mut byte)).await, Ok(Ok(1))) && stream.write_all(&[answer]).await.is_ok()
 }

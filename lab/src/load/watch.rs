@@ -1,5 +1,5 @@
-//! A client's own view of the cluster, as a mesh's proxy has one. In: watches on one TrafficSplit and on the
-//! EndpointSlices of its namespace. Out: routes, renewed with each event. Errors are waited out: the last routes stay.
+//! A client's own view of the cluster, as a mesh's proxy has one. In: watches on TrafficSplits and on the EndpointSlices
+//! of their namespace. Out: routes, renewed with each event. Errors are waited out: the last routes stay.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,7 +32,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(crate) async fn follow(
     kubeconfig: &Path,
     namespace: &str,
-    split: &str,
+    wanted: &[String],
     routes: watch::Sender<Option<Routes>>,
 ) -> Result<()> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig).context("cannot read the kubeconfig")?;
@@ -41,10 +41,14 @@ pub(crate) async fn follow(
         kube::Client::try_from(config.context("the kubeconfig is incomplete")?).context("cannot make a client")?;
     let splits: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &traffic_splits());
     let slices: Api<EndpointSlice> = Api::namespaced(client, namespace);
-    let only_ours = watcher::Config::default().fields(&format!("metadata.name={split}"));
+    let all = watcher::Config::default();
+    let only_ours = match wanted {
+        [split] => all.fields(&format!("metadata.name={split}")),
+        _ => all,
+    };
     let mut splits = pin!(watcher::watcher(splits, only_ours));
     let mut slices = pin!(watcher::watcher(slices, watcher::Config::default()));
-    let mut view = View { wanted: split.to_owned(), ..View::default() };
+    let mut view = View { wanted: wanted.to_vec(), ..View::default() };
     while !routes.is_closed() {
         let heard = tokio::select! {
             event = splits.next() => event.map(|event| event.map(|event| view.on_split(event))),
@@ -78,8 +82,8 @@ fn traffic_splits() -> ApiResource {
 /// What both watches said so far.
 #[derive(Default)]
 struct View {
-    wanted: String,
-    split: Option<Vec<(String, u64)>>,
+    wanted: Vec<String>,
+    splits: BTreeMap<String, Vec<(String, u64)>>,
     slices: BTreeMap<String, Slice>,
     /// Filled between the start of a new list and its end, then it replaces `slices`.
     listing: Option<BTreeMap<String, Slice>>,
@@ -96,11 +100,16 @@ struct Slice {
 impl View {
     fn on_split(&mut self, event: Event<DynamicObject>) {
         match event {
-            Event::Apply(split) | Event::InitApply(split) if split.metadata.name.as_deref() == Some(&self.wanted) => {
-                self.split = Some(backends(&split.data));
+            Event::Apply(split) | Event::InitApply(split) => {
+                let name = split.metadata.name.unwrap_or_default();
+                if self.wanted.contains(&name) {
+                    self.splits.insert(name, backends(&split.data));
+                }
             }
-            Event::Delete(split) if split.metadata.name.as_deref() == Some(&self.wanted) => self.split = None,
-            Event::Apply(_) | Event::InitApply(_) | Event::Delete(_) | Event::Init | Event::InitDone => {}
+            Event::Delete(split) => {
+                self.splits.remove(&split.metadata.name.unwrap_or_default());
+            }
+            Event::Init | Event::InitDone => {}
         }
     }
 
@@ -125,9 +134,11 @@ impl View {
         }
     }
 
-    /// None until the split and all slices are known.
+    /// None until all splits and all slices are known.
     fn routes(&self) -> Option<Routes> {
-        let split = self.split.as_ref().filter(|_| self.slices_complete)?;
+        if !self.slices_complete {
+            return None;
+        }
         let leaf = |(name, weight_milli): &(String, u64)| {
             let of_leaf = || self.slices.values().filter(|slice| slice.service == *name);
             Leaf {
@@ -137,7 +148,8 @@ impl View {
                 first_byte: of_leaf().map(|slice| slice.first_byte).max().unwrap_or_default(),
             }
         };
-        Some(Routes { leaves: split.iter().map(leaf).collect() })
+        let split = |name| Some(self.splits.get(name)?.iter().map(leaf).collect());
+        Some(Routes { splits: self.wanted.iter().map(split).collect::<Option<_>>()? })
     }
 }
 
@@ -196,7 +208,7 @@ mod tests {
     }
 
     fn mk_view() -> View {
-        View { wanted: "emoji".into(), ..View::default() }
+        View { wanted: vec!["emoji".into()], ..View::default() }
     }
 
     #[test]
@@ -207,7 +219,7 @@ mod tests {
         view.on_split(Event::Apply(mk_split(&Value::from(1))));
         assert_eq!(view.routes(), None);
         view.on_slice(Event::InitDone);
-        assert_eq!(view.routes().unwrap().leaves[0].endpoints.len(), 2);
+        assert_eq!(view.routes().unwrap().splits[0][0].endpoints.len(), 2);
     }
 
     #[test]
@@ -216,7 +228,7 @@ mod tests {
         view.on_slice(Event::InitDone);
         view.on_split(Event::Apply(mk_split(&Value::from("900m"))));
         view.on_slice(Event::Apply(mk_slice("east-1", "east", false)));
-        let leaf = view.routes().unwrap().leaves.remove(0);
+        let leaf = view.routes().unwrap().splits[0].remove(0);
         assert_eq!(leaf.endpoints, ["198.18.1.3:8080".parse().unwrap()]);
         assert_eq!((leaf.weight_milli, leaf.first_byte), (900, 3));
     }
@@ -229,11 +241,11 @@ mod tests {
         view.on_slice(Event::Apply(mk_slice("east-1", "east", true)));
         view.on_slice(Event::Init);
         assert_eq!(
-            view.routes().unwrap().leaves[0].endpoints.len(),
+            view.routes().unwrap().splits[0][0].endpoints.len(),
             2,
             "the old view holds until the new list is complete"
         );
         view.on_slice(Event::InitDone);
-        assert_eq!(view.routes().unwrap().leaves[0].endpoints, []);
+        assert_eq!(view.routes().unwrap().splits[0][0].endpoints, []);
     }
 }

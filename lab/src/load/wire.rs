@@ -15,6 +15,8 @@ pub const DEFAULT_BACKLOG: i32 = 4096;
 pub const DEFAULT_TIMEOUT_MS: u64 = 1000;
 /// Name of the leaf under which a client records its extra loop; it counts in no figure.
 pub const EXTRA_LOOP: &str = "(extra loop)";
+/// Name of the leaf under which a client records the ends of its conversations; it counts in no figure either.
+pub const CONVERSATION: &str = "(conversation)";
 /// On an EndpointSlice: the byte that a client sends first, by which a gateway knows the mirrored Service.
 pub const FIRST_BYTE_ANNOTATION: &str = "lab.splitsecond.dev/first-byte";
 
@@ -28,6 +30,8 @@ pub enum PodProgram {
     Client(ClientSpec),
     /// Forwards connections into another cluster.
     Gateway(GatewaySpec),
+    /// Stands between a pod's application and everybody else.
+    Proxy(ProxySpec),
 }
 
 /// A backend's endpoint.
@@ -62,10 +66,10 @@ pub enum Target {
     Mesh {
         /// The API server; the client keeps watches of its own.
         kubeconfig: PathBuf,
-        /// Of the split and its Services.
+        /// Of the splits and their Services.
         namespace: String,
-        /// The TrafficSplit's name.
-        split: String,
+        /// The TrafficSplits' names; each connection follows one of them, drawn at random.
+        splits: Vec<String>,
     },
     /// One address, as a client without a mesh dials a ClusterIP; the answering byte names the leaf.
     Address {
@@ -87,6 +91,19 @@ pub struct GatewaySpec {
     pub backlog: i32,
     /// Ready endpoints per mirrored Service; the first byte of a connection is the index.
     pub mirrors: Vec<Vec<SocketAddr>>,
+}
+
+/// A mesh's proxy: the packet filter of its pod turns connections to it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProxySpec {
+    /// It runs as this user, whose own connections the packet filter lets through.
+    pub uid: u32,
+    /// Takes what comes to the pod.
+    pub inbound_port: u16,
+    /// Takes what the application dials.
+    pub outbound_port: u16,
+    /// Connections that may wait for an accept.
+    pub backlog: i32,
 }
 
 impl ServerSpec {
@@ -140,6 +157,18 @@ pub enum Order {
         /// 0 stops the loop.
         per_second: f64,
     },
+    /// Client: beside the load, keep so many connections and exchange a byte on each again and again; one that ends is
+    /// recorded as [`CONVERSATION`] and made anew.
+    Converse {
+        /// Dialled in turn.
+        addresses: Vec<SocketAddr>,
+        /// 0 ends them all.
+        connections: u32,
+        /// From one byte to the next.
+        every_ms: u32,
+    },
+    /// Server: RST on every connection that has exchanged more than one byte.
+    ResetConversations,
     /// Client: write out what is recorded and tell how many connections are still outstanding.
     Flush,
 }
@@ -184,8 +213,10 @@ pub enum Message {
         /// Since its start.
         records: u64,
     },
-    /// A server's truth since its start.
+    /// A server's or a proxy's truth since its start.
     Counts(Counts),
+    /// A client's conversations as they stand.
+    Conversations(Conversations),
     /// After `stop-accepting`: the kernel dropped the first SYN for want of room in the backlog.
     Overflowed {
         /// The last look at the counter that did not show it: at most two milliseconds early, never late.
@@ -204,13 +235,22 @@ pub struct Done {
     pub outstanding: u32,
 }
 
-/// What a server counted.
+/// What a server or a proxy counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// Connections accepted.
     pub accepted: u64,
-    /// Of these, the ones that got their byte.
+    /// Of these, the ones that got their byte; at a proxy the ones that were carried on, once they ended.
     pub answered: u64,
+}
+
+/// A client's long-lived connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversations {
+    /// Connected and answered at least once.
+    pub alive: u32,
+    /// Bytes that came back, since the client's start.
+    pub exchanged: u64,
 }
 
 /// One connection. Serialized as an array: names would triple the line.

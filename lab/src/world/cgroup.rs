@@ -49,6 +49,11 @@ impl Cgroup {
         Cgroup { path }
     }
 
+    /// A directory below this one, made where it is missing.
+    pub(crate) fn child(&self, name: &str) -> Result<Cgroup> {
+        Cgroup::create(self.path.join(name))
+    }
+
     /// The directory, as seen from the lab.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -203,9 +203,9 @@ impl Shared {
     }
 
     /// A `pod` program with pipes to the lab.
-    pub(crate) fn launch_pod(&self, pod: &Pod, spec: &str, log: &str) -> Result<Child> {
+    pub(crate) fn launch_pod(&self, pod: &Pod, cgroup: &Cgroup, spec: &str, log: &str) -> Result<Child> {
         let place = Place::Netns(pod.netns().path());
-        let mut command = spawn::command(&place, pod.cgroup().path(), &self.executable);
+        let mut command = spawn::command(&place, cgroup.path(), &self.executable);
         command.args(["pod", spec]).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(spawn::log_file(&self.run_dir, log)?);
         self.spawner.spawn(command)

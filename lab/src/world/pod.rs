@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{ORDER_LIMIT, Pod, spawn};
 use crate::load::records::{Feed, Records};
-use crate::load::wire::{Counts, Done, Message, Order, PodProgram, Request};
+use crate::load::wire::{Conversations, Counts, Done, Message, Order, PodProgram, Request};
 
 /// Replies that nobody fetched are forgotten beyond this many.
 const REPLIES_KEPT: usize = 64;
@@ -29,6 +29,7 @@ pub struct PodChild {
 #[derive(Debug)]
 struct Inner {
     pod: Pod,
+    container: Container,
     spec: String,
     records: Records,
     running: Mutex<Running>,
@@ -56,9 +57,19 @@ struct Said {
     ready_ns: Option<u64>,
     replies: BTreeMap<u64, Result<Done, String>>,
     counts: Counts,
+    conversations: Conversations,
     overflowed_ns: Option<u64>,
     complaints: VecDeque<String>,
     silent: bool,
+}
+
+/// Which of a pod's containers a program is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Container {
+    /// The only one, in the pod's own cgroup.
+    Only,
+    /// One beside others, in a cgroup of this name below the pod's, as the kubelet lays containers out.
+    Named(&'static str),
 }
 
 /// An order on its way.
@@ -75,10 +86,19 @@ impl Pod {
     /// # Errors
     /// It could not be started.
     pub fn spawn(&self, program: &PodProgram, records: &Records) -> Result<PodChild> {
+        self.spawn_container(Container::Only, program, records)
+    }
+
+    pub(crate) fn spawn_container(
+        &self,
+        container: Container,
+        program: &PodProgram,
+        records: &Records,
+    ) -> Result<PodChild> {
         let spec = serde_json::to_string(program).context("a pod's program cannot be written as JSON")?;
-        let running = Running::start(self, &spec, records)?;
-        let inner = Inner { pod: self.clone(), spec, records: records.clone(), running: Mutex::new(running) };
-        Ok(PodChild { inner: Arc::new(inner) })
+        let running = Running::start(self, &container, &spec, records)?;
+        let (pod, records) = (self.clone(), records.clone());
+        Ok(PodChild { inner: Arc::new(Inner { pod, container, spec, records, running: Mutex::new(running) }) })
     }
 }
 
@@ -129,7 +149,13 @@ impl PodChild {
         self.send(order)?.wait()
     }
 
-    /// A server's truth, at most 100 ms old.
+    /// A client's conversations, at most 20 ms old.
+    #[must_use]
+    pub fn conversations(&self) -> Conversations {
+        self.lock().board.lock().conversations
+    }
+
+    /// A server's or a proxy's truth, at most 100 ms old.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.lock().board.lock().counts
@@ -181,7 +207,8 @@ impl PodChild {
     pub fn restart(&self) -> Result<()> {
         let mut running = self.lock();
         running.stop();
-        *running = Running::start(&self.inner.pod, &self.inner.spec, &self.inner.records)?;
+        let Inner { pod, container, spec, records, .. } = &*self.inner;
+        *running = Running::start(pod, container, spec, records)?;
         Ok(())
     }
 
@@ -206,8 +233,12 @@ impl Pending {
 }
 
 impl Running {
-    fn start(pod: &Pod, spec: &str, records: &Records) -> Result<Running> {
-        let mut child = pod.shared.launch_pod(pod, spec, pod.name())?;
+    fn start(pod: &Pod, container: &Container, spec: &str, records: &Records) -> Result<Running> {
+        let (cgroup, log) = match container {
+            Container::Only => (pod.cgroup().clone(), pod.name().to_owned()),
+            Container::Named(name) => (pod.cgroup().child(name)?, format!("{}-{name}", pod.name())),
+        };
+        let mut child = pod.shared.launch_pod(pod, &cgroup, spec, &log)?;
         let (stdin, stdout) = spawn::pipes(&mut child)?;
         let board = Arc::new(Board::default());
         let (theirs, feed) = (board.clone(), records.feed(pod.name()));
@@ -254,6 +285,10 @@ impl Board {
             Message::Lost { records } => return feed.lost(records),
             Message::Counts(counts) => {
                 self.lock().counts = counts;
+                return;
+            }
+            Message::Conversations(conversations) => {
+                self.lock().conversations = conversations;
                 return;
             }
             Message::Ready { at_ns } => self.lock().ready_ns = Some(at_ns),

@@ -110,8 +110,11 @@ fn mk_split(east: &Value, west: &Value) -> Value {
 
 impl Lab {
     fn client(&self, pod: &str, rate: f64, records: &Records) -> PodChild {
-        let target =
-            Target::Mesh { kubeconfig: self.kubeconfig.clone(), namespace: NAMESPACE.into(), split: "emoji".into() };
+        let target = Target::Mesh {
+            kubeconfig: self.kubeconfig.clone(),
+            namespace: NAMESPACE.into(),
+            splits: vec!["emoji".into()],
+        };
         let seed = pod.bytes().map(u64::from).sum();
         let spec = ClientSpec { target, rate, seed, timeout_ms: DEFAULT_TIMEOUT_MS };
         self.world.pod(pod).unwrap().spawn(&PodProgram::Client(spec), records).unwrap()

@@ -60,7 +60,7 @@ impl<'a> Load<'a> {
                 target: Target::Mesh {
                     kubeconfig: cluster.inside().kubeconfig.clone(),
                     namespace: namespace.to_owned(),
-                    split: PRIMARY.to_owned(),
+                    splits: vec![PRIMARY.to_owned()],
                 },
                 rate: 0.0,
                 seed,

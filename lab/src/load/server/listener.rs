@@ -1,5 +1,5 @@
-//! A listener that can be taken away, put back and left unattended. In: orders. Out: streams. Shared by servers and
-//! gateways.
+//! A listener that can be taken away, put back and left unattended. In: orders. Out: streams. Shared by servers,
+//! gateways and proxies.
 
 use std::future::pending;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -53,9 +53,12 @@ impl Listener {
                 self.resize(self.backlog)?;
                 self.accepting = true;
             }
-            Order::Mirror { .. } | Order::Rate { .. } | Order::Loop { .. } | Order::Flush => {
-                bail!("a listener cannot carry out {order:?}")
-            }
+            Order::Mirror { .. }
+            | Order::Rate { .. }
+            | Order::Loop { .. }
+            | Order::Converse { .. }
+            | Order::ResetConversations
+            | Order::Flush => bail!("a listener cannot carry out {order:?}"),
         }
         Ok(())
     }
