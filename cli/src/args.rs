@@ -65,8 +65,8 @@ pub(crate) struct ExplainArguments {
 /// Whom to ask, and how to print.
 #[derive(Debug, Args)]
 pub(crate) struct Source {
-    /// The controller's admin server. /state shows every tenant, so that no Service leads to it from outside; forward it:
-    /// kubectl --namespace splitsecond port-forward deployment/splitsecond-controller 8080
+    /// The controller's admin server. In a cluster, forward it first: kubectl --namespace splitsecond port-forward
+    /// deployment/splitsecond-controller 8080
     #[arg(long, value_name = "ADDRESS:PORT", default_value = DEFAULT_ADDRESS)]
     pub(crate) address: String,
     /// How to print.

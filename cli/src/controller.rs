@@ -101,7 +101,8 @@ async fn connect(address: &str) -> Result<TcpStream, AskError> {
 }
 
 async fn get(stream: TcpStream, address: &str) -> Result<Bytes, AskError> {
-    let broken = |error: &(dyn Error + 'static)| AskError::Request { address: address.to_owned(), reason: chain(error) };
+    let broken =
+        |error: &(dyn Error + 'static)| AskError::Request { address: address.to_owned(), reason: chain(error) };
     let handshake = hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| broken(&error))?;
     let mut driver = JoinSet::new();
