@@ -26,12 +26,12 @@ pub mod transition;
 pub mod verdict;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Error, Result};
 
 use self::args::{ControlPlane, DrillArgs, Follow, Plan, Profile};
-use self::cluster::Cluster;
+use self::cluster::{Cluster, Premises};
 use self::halt::{Cause, Halt};
 use self::measure::{Run, measure};
 use self::policy::Policy;
@@ -39,9 +39,9 @@ use self::programs::Programs;
 use self::progress::Progress;
 use self::report::{Report, ScenarioReport, run_line, table};
 use self::run::Running;
-use self::scenario::{Expect, Scenario};
-use self::shape::PRIMARY;
-use self::stage::Stage;
+use self::scenario::{Circumstances, Expect, Scenario};
+use self::shape::{Ground, PRIMARY};
+use self::stage::{Billing, Stage};
 use self::verdict::{Conditions, reasons};
 use crate::world::clock::now_ns;
 use crate::world::{World, lacks};
@@ -64,10 +64,36 @@ pub fn main(args: &DrillArgs) -> u8 {
         return 3;
     };
     let halt = Halt::default();
-    match Drill::begin(&plan, &programs, &halt) {
-        Ok(drill) => drill.play(),
-        Err(error) => end_early(&error, 3),
+    rehearse(&plan, &programs, &halt).unwrap_or_else(|error| end_early(&error, 3))
+}
+
+/// Removes what killed drills left, and drills.
+fn rehearse(plan: &Plan, programs: &Programs, halt: &Halt) -> Result<u8> {
+    let begun_ns = now_ns();
+    let progress = Progress::to_stderr();
+    for prefix in World::sweep_stale().context("cannot remove what an earlier drill left")? {
+        progress.line(&format!("Removed what the killed drill {prefix} had left."));
     }
+    let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
+    fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
+    let begun = Premises::take(programs, &run_dir, halt, progress).and_then(|premises| {
+        let ground = plan.scenarios.first().map_or(Ground::Shape(plan.shape), |first| plan.ground(first));
+        let cluster = start_cluster(&premises, ground, plan.agents)?;
+        Ok(Drill { plan, cluster: Some(cluster), premises, runs_begun: 0, begun_ns, kept: None })
+    });
+    match begun {
+        Ok(drill) => Ok(drill.play()),
+        Err(error) => {
+            remove_logs(&run_dir);
+            Err(error)
+        }
+    }
+}
+
+fn start_cluster(premises: &Premises<'_>, ground: Ground, agents: bool) -> Result<Cluster> {
+    let logs = premises.run_dir.display();
+    premises.progress.line(&format!("Starting a cluster of {}; logs are in {logs}", ground.name()));
+    Cluster::start_on(premises, ground, agents)
 }
 
 /// Says why; somebody's wish is not the machine's fault.
@@ -87,11 +113,9 @@ fn end_early(error: &Error, code: u8) -> u8 {
 
 struct Drill<'a> {
     plan: &'a Plan,
-    programs: &'a Programs,
-    halt: &'a Halt,
-    cluster: Cluster,
-    run_dir: PathBuf,
-    progress: Progress,
+    /// None only where another one could not be started in its place.
+    cluster: Option<Cluster>,
+    premises: Premises<'a>,
     runs_begun: u32,
     begun_ns: u64,
     /// The last stage, where the cluster is kept.
@@ -105,36 +129,7 @@ struct Played {
     reasons: Vec<String>,
 }
 
-impl<'a> Drill<'a> {
-    fn begin(plan: &'a Plan, programs: &'a Programs, halt: &'a Halt) -> Result<Self> {
-        let begun_ns = now_ns();
-        let progress = Progress::to_stderr();
-        for prefix in World::sweep_stale().context("cannot remove what an earlier drill left")? {
-            progress.line(&format!("Removed what the killed drill {prefix} had left."));
-        }
-        let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
-        fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
-        progress.line(&format!("Starting a cluster of shape {}; logs are in {}", plan.shape.name(), run_dir.display()));
-        let cluster = match Cluster::start(plan, programs, &run_dir, halt, progress) {
-            Ok(cluster) => cluster,
-            Err(error) => {
-                remove_logs(&run_dir);
-                return Err(error);
-            }
-        };
-        Ok(Self {
-            plan,
-            programs,
-            halt,
-            cluster,
-            run_dir,
-            progress: Progress::to_stderr(),
-            runs_begun: 0,
-            begun_ns,
-            kept: None,
-        })
-    }
-
+impl Drill<'_> {
     /// Plays every scenario, reports, and removes everything.
     fn play(mut self) -> u8 {
         let plan = self.plan;
@@ -153,7 +148,7 @@ impl<'a> Drill<'a> {
             }
         }
         let report = self.report(scenarios);
-        self.progress.print(&table(&report));
+        self.premises.progress.print(&table(&report));
         let mut code = report.exit_code();
         if let Err(error) = self.write_json(&report).and(end) {
             code = end_early(&error, 1);
@@ -165,27 +160,47 @@ impl<'a> Drill<'a> {
         self.end(code)
     }
 
+    /// Sees to it that the cluster is of this ground.
+    fn enter(&mut self, ground: Ground) -> Result<()> {
+        // Two clusters at once would share this machine's processors: the old one goes first.
+        if let Some(other) = self.cluster.take_if(|cluster| cluster.ground() != ground) {
+            other.remove().context("the cluster of the scenario before cannot be removed")?;
+        }
+        if self.cluster.is_none() {
+            self.cluster = Some(start_cluster(&self.premises, ground, self.plan.agents)?);
+        }
+        Ok(())
+    }
+
+    fn cluster(&self) -> Result<&Cluster> {
+        self.cluster.as_ref().context("there is no cluster")
+    }
+
     /// Every run of one scenario. A run that could not be carried through counts against it.
     fn play_scenario(&mut self, scenario: &'static Scenario, last: bool, played: &mut Played) -> Result<()> {
-        self.progress.line(&format!("{}: {}", scenario.name, scenario.line));
+        self.enter(self.plan.ground(scenario))?;
+        self.premises.progress.line(&format!("{}: {}", scenario.name, scenario.line));
         for number in 1..=self.plan.runs {
             let keep = last && self.plan.keep && number == self.plan.runs;
             let conditions_policy = Policy::of(scenario.expect);
             match self.play_run(scenario, &conditions_policy, keep) {
                 Ok(run) => {
-                    let conditions =
-                        Conditions { scenario, rate: self.plan.rate, primary: PRIMARY, policy: &conditions_policy };
+                    let conditions = Conditions { scenario, rate: self.plan.rate, policy: &conditions_policy };
                     let against = reasons(&run, &conditions);
-                    self.progress.line(&format!("  {number:>3} of {}: {}", self.plan.runs, run_line(&run, &against)));
+                    self.premises.progress.line(&format!(
+                        "  {number:>3} of {}: {}",
+                        self.plan.runs,
+                        run_line(&run, &against)
+                    ));
                     played.reasons.extend(against.into_iter().map(|reason| format!("run {number}: {reason}")));
                     played.runs.push(run);
                 }
                 Err(error) => {
-                    self.halt.check()?;
-                    self.progress.line(&format!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs));
+                    self.premises.halt.check()?;
+                    self.premises.progress.line(&format!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs));
                     played.reasons.push(format!("run {number}: {error:#}"));
                     // An agent that is gone stays gone: every later run would only wait for it.
-                    self.cluster.agents_live()?;
+                    self.cluster()?.agents_live()?;
                 }
             }
         }
@@ -194,25 +209,20 @@ impl<'a> Drill<'a> {
 
     fn play_run(&mut self, scenario: &'static Scenario, policy: &Policy, keep: bool) -> Result<Run> {
         self.runs_begun += 1;
-        let number = self.runs_begun;
-        let mut stage = Stage::set(&self.cluster, self.plan, self.programs, policy, number, self.halt, self.progress)?;
-        let outcome = stage.warm_up(&self.cluster, self.plan, self.halt, self.progress).and_then(|()| {
-            self.progress.now("breaking it");
-            let running = Running {
-                cluster: &self.cluster,
-                stage: &mut stage,
-                plan: self.plan,
-                scenario,
-                policy,
-                halt: self.halt,
-            };
+        let Premises { programs, halt, progress, .. } = self.premises;
+        let cluster = self.cluster.as_ref().context("there is no cluster")?;
+        let billing = Billing { policy, players: scenario.players, number: self.runs_begun };
+        let mut stage = Stage::set(cluster, self.plan, programs, billing, halt, progress)?;
+        let outcome = stage.warm_up(cluster, self.plan, halt, progress).and_then(|()| {
+            progress.now("breaking it");
+            let running = Running { cluster, stage: &mut stage, plan: self.plan, scenario, policy, halt };
             running.run()
         });
         let complete = !stage.history().has_gap();
         if keep && outcome.is_ok() {
             self.kept = Some(stage);
         } else {
-            let struck = stage.strike(&self.cluster);
+            let struck = stage.strike(cluster);
             if outcome.is_ok() {
                 struck?;
             }
@@ -223,7 +233,8 @@ impl<'a> Drill<'a> {
     }
 
     fn scenario_report(&self, scenario: &'static Scenario, played: Played) -> ScenarioReport {
-        let limit_ms = scenario.limit_ms(self.plan.shape, self.plan.rate, self.plan.agents);
+        let Plan { shape, rate, agents, .. } = *self.plan;
+        let limit_ms = scenario.limit_ms(Circumstances { shape, rate, agents });
         let mut report = ScenarioReport::new(scenario, self.plan.runs, played.runs, played.reasons, limit_ms);
         let policy = Policy::of(scenario.expect);
         report.policy = (policy != Policy::of(Expect::Failover)).then_some(policy);
@@ -253,9 +264,9 @@ impl<'a> Drill<'a> {
     /// Leaves everything running until somebody wants the end.
     fn keep(&self) -> Result<()> {
         let Some(stage) = &self.kept else { return Ok(()) };
-        let kubeconfig = self.cluster.outside().kubeconfig.display().to_string();
+        let kubeconfig = self.cluster()?.outside().kubeconfig.display().to_string();
         let namespace = &stage.namespace;
-        self.progress.print(&format!(
+        self.premises.progress.print(&format!(
             "The cluster of the last run goes on, its fault mended. In another terminal:\n\n  \
              export KUBECONFIG={kubeconfig}\n  \
              kubectl get ts,svc,endpointslices -A\n  \
@@ -265,21 +276,22 @@ impl<'a> Drill<'a> {
              '{{\"metadata\":{{\"annotations\":{{\"example\":\"yes\"}}}}}}'\n\n\
              Ctrl-C ends it and removes everything."
         ));
-        Ok(self.halt.wait_for_signal()?)
+        Ok(self.premises.halt.wait_for_signal()?)
     }
 
     /// Removes everything; logs stay where something went wrong.
     fn end(self, code: u8) -> u8 {
-        let Self { cluster, kept, run_dir, begun_ns, halt, progress, .. } = self;
+        let Self { cluster, kept, premises, begun_ns, .. } = self;
+        let Premises { run_dir, halt, progress, .. } = premises;
         drop(kept);
         let asked = matches!(halt.check(), Err(Cause::Asked(_)));
-        let removed = cluster.remove();
+        let removed = cluster.map_or(Ok(()), Cluster::remove);
         let code = if removed.is_err() { code.max(1) } else { code };
         if let Err(error) = &removed {
             progress.line(&format!("Something could not be removed: {error:#}"));
         }
         if code == 0 || asked {
-            remove_logs(&run_dir);
+            remove_logs(run_dir);
         } else {
             progress.line(&format!("Logs: {}", run_dir.display()));
         }

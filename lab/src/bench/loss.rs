@@ -33,9 +33,9 @@ use crate::drill::look;
 use crate::drill::policy::Policy;
 use crate::drill::programs::{CONTROLLER_ADMIN_PORT, Programs};
 use crate::drill::progress::Progress;
-use crate::drill::scenario::Expect;
+use crate::drill::scenario::{Expect, Players};
 use crate::drill::shape::{AGENT_ADMIN_PORT, PRIMARY};
-use crate::drill::stage::Stage;
+use crate::drill::stage::{Billing, Stage};
 use crate::load::wire::Counts;
 use crate::world::World;
 use crate::world::clock::now_ns;
@@ -119,7 +119,8 @@ impl Bench<'_> {
 
     fn on_cluster(&self, cluster: &Cluster) -> Result<Measured> {
         let policy = Policy::of(Expect::None);
-        let mut stage = Stage::set(cluster, &self.plan, self.programs, &policy, 1, self.halt, self.progress)?;
+        let billing = Billing { policy: &policy, players: Players::AllOfShape, number: 1 };
+        let mut stage = Stage::set(cluster, &self.plan, self.programs, billing, self.halt, self.progress)?;
         // The load has clients of its own.
         stage.clients.clear();
         let measured =

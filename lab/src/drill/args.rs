@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::drill::scenario::{self, Scenario};
+use crate::drill::scenario::{self, FaultKind, Scenario};
+use crate::drill::shape::Ground;
+use crate::load::wire::DEFAULT_BACKLOG;
 
 /// The most runs of one scenario that one invocation takes: ten times what a claim needs.
 pub const RUNS_LIMIT: u32 = 1_000;
@@ -173,6 +175,14 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+impl Plan {
+    /// The cluster that a scenario takes place on.
+    #[must_use]
+    pub fn ground(&self, _scenario: &Scenario) -> Ground {
+        Ground::Shape(self.shape)
+    }
+}
+
 impl DrillArgs {
     /// What to do.
     ///
@@ -229,32 +239,59 @@ impl DrillArgs {
 
     /// The named scenarios, each once, in the order named; the tour where none is. With the list where one is not found.
     fn chosen(&self, faults: &mut Vec<String>) -> (Vec<&'static Scenario>, Option<String>) {
-        let without_agents = self.agents == Agents::Off;
         if self.scenarios.is_empty() {
-            return (scenario::tour().filter(|scenario| !(without_agents && scenario.needs_agents)).collect(), None);
+            return (scenario::tour().filter(|scenario| self.unfit(scenario).is_none()).collect(), None);
         }
         let mut chosen: Vec<&'static Scenario> = Vec::new();
         let mut unknown = false;
         for name in &self.scenarios {
-            match scenario::find(name) {
-                Some(found) if without_agents && found.needs_agents => faults.push(format!(
-                    "{name} needs agents: without them nothing but the API server's word moves a split; scale-to-zero \
-                     works with --agents off."
-                )),
-                Some(found) if !chosen.iter().any(|known| known.name == found.name) => chosen.push(found),
-                Some(_) => {}
-                None if scenario::LATER.contains(&name.as_str()) => {
-                    faults.push(format!("The scenario {name} is not built yet."));
-                    unknown = true;
-                }
-                None => {
-                    faults.push(format!("There is no scenario {name}."));
-                    unknown = true;
-                }
+            let Some(found) = scenario::find(name) else {
+                let is_later = scenario::LATER.contains(&name.as_str());
+                faults.push(match is_later {
+                    true => format!("The scenario {name} is not built yet."),
+                    false => format!("There is no scenario {name}."),
+                });
+                unknown = true;
+                continue;
+            };
+            if let Some(fault) = self.unfit(found) {
+                faults.push(fault);
+            } else if !chosen.iter().any(|known| known.name == found.name) {
+                chosen.push(found);
             }
         }
         (chosen, unknown.then(scenario::list))
     }
+
+    /// Why a scenario cannot be drilled with these flags.
+    fn unfit(&self, scenario: &Scenario) -> Option<String> {
+        let name = scenario.name;
+        if self.agents == Agents::Off && scenario.needs_agents {
+            return Some(format!(
+                "{name} needs agents: without them nothing but the API server's word moves a split; scale-to-zero works \
+                 with --agents off."
+            ));
+        }
+        if let Some(why) = scenario.cannot(self.shape) {
+            return Some(format!("{name} cannot be drilled with --shape {}: {why}.", self.shape.name()));
+        }
+        let highest = highest_rate(self.shape);
+        (scenario.fault == FaultKind::Frozen && self.rate > highest).then(|| {
+            format!(
+                "{name} takes at most --rate {highest} with --shape {}: beyond it a backlog of {DEFAULT_BACKLOG} would be \
+                 full before the programs go on.",
+                self.shape.name()
+            )
+        })
+    }
+}
+
+/// The most connections per second of which stopped programs keep all in their backlogs, until they go on: three seconds
+/// and a half later at the latest.
+fn highest_rate(shape: Shape) -> u32 {
+    let endpoints = u32::try_from(shape.cast().primary.len()).unwrap_or(u32::MAX);
+    let backlog = u32::try_from(DEFAULT_BACKLOG).unwrap_or(0);
+    backlog.saturating_mul(endpoints) / 7 * 2
 }
 
 #[cfg(test)]
@@ -281,7 +318,9 @@ mod tests {
     #[test]
     fn without_a_name_the_tour_runs_once_at_a_thousand() {
         let plan = plan("").expect("no faults");
-        assert_eq!(names(&plan), ["refused", "blackhole", "scale-to-zero", "failback"]);
+        let tour =
+            ["refused", "blackhole", "scale-to-zero", "blip", "one-bad-client-node", "one-bad-endpoint", "failback"];
+        assert_eq!(names(&plan), tour);
         assert_eq!((plan.runs, plan.rate, plan.shape, plan.agents), (1, 1_000, Shape::Standard, true));
     }
 
@@ -304,8 +343,9 @@ mod tests {
 
     #[test]
     fn what_is_not_built_yet_says_so_all_together() {
-        let usage = plan("hang --control-plane kube --follow steer --profile fast --nodes 2 --runs 0 --rate 10001")
-            .expect_err("faults");
+        let usage =
+            plan("zone-loss --control-plane kube --follow steer --profile fast --nodes 2 --runs 0 --rate 10001")
+                .expect_err("faults");
         assert_eq!(
             usage.faults,
             [
@@ -315,7 +355,7 @@ mod tests {
                 "--nodes is not built yet; --shape standard and --shape workshop are.",
                 "--runs takes 1 to 1000, not 0.",
                 "--rate takes 0 to 10000 connections per second, not 10001.",
-                "The scenario hang is not built yet.",
+                "The scenario zone-loss is not built yet.",
             ]
         );
     }
@@ -328,5 +368,24 @@ mod tests {
             let usage = plan(&format!("{name} --agents off")).expect_err("a fault");
             assert!(usage.faults[0].starts_with(&format!("{name} needs agents:")), "{usage}");
         }
+    }
+
+    #[test]
+    fn what_a_shape_cannot_hold_is_said_and_left_out_of_the_tour() {
+        for name in ["one-of-two", "one-bad-endpoint", "node-loss"] {
+            let usage = plan(&format!("{name} --shape workshop")).expect_err("a fault");
+            let said = format!("{name} cannot be drilled with --shape workshop: the workshop has one endpoint");
+            assert!(usage.faults[0].starts_with(&said), "{usage}");
+            assert!(plan(name).is_ok());
+        }
+        let tour = plan("--shape workshop").expect("no faults");
+        assert_eq!(names(&tour), ["refused", "blackhole", "scale-to-zero", "blip", "one-bad-client-node", "failback"]);
+    }
+
+    #[test]
+    fn stopped_programs_must_not_lose_connections() {
+        assert!(plan("frozen").is_ok() && plan("frozen --shape workshop").is_ok());
+        let usage = plan("frozen --shape workshop --rate 2000").expect_err("a fault");
+        assert!(usage.faults[0].starts_with("frozen takes at most --rate 1170 with --shape workshop:"), "{usage}");
     }
 }

@@ -5,10 +5,12 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
+use tokio::task::AbortHandle;
 
 use crate::apiserver::ApiServer;
 use crate::drill::args::Plan;
@@ -17,8 +19,8 @@ use crate::drill::halt::{Halt, Signals};
 use crate::drill::look;
 use crate::drill::programs::{Programs, printed};
 use crate::drill::progress::Progress;
-use crate::drill::shape::{self, AGENT_ADMIN_PORT, Cast, Endpoint};
-use crate::world::{NodeChild, World, describe_end};
+use crate::drill::shape::{self, AGENT_ADMIN_PORT, Cast, Endpoint, Ground};
+use crate::world::{Launch, NodeChild, World, describe_end};
 
 /// How long agents may take to end when asked.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -33,10 +35,31 @@ pub struct Cluster {
     agents: Vec<Agent>,
     world: World,
     api: ApiServer,
-    background: Background,
+    servers: Servers,
+    background: Arc<Background>,
+    ground: Ground,
     cast: Cast,
     inside: Access,
     outside: Access,
+}
+
+/// The tasks that serve the API; they end with the cluster.
+#[derive(Debug)]
+struct Servers([AbortHandle; 2]);
+
+/// What outlives a cluster, and what every one needs.
+#[derive(Clone, Debug)]
+pub struct Premises<'a> {
+    /// Runs the API server's listeners and the drill's watches.
+    pub background: Arc<Background>,
+    /// The programs under drill.
+    pub programs: &'a Programs,
+    /// Where logs go.
+    pub run_dir: &'a Path,
+    /// Ends a start early.
+    pub halt: &'a Halt,
+    /// Where lines go.
+    pub progress: Progress,
 }
 
 /// How to reach the API server.
@@ -51,34 +74,78 @@ pub struct Access {
 #[derive(Debug)]
 struct Agent {
     node: String,
-    child: NodeChild,
+    launch: Launch,
+    /// Another one after a restart.
+    child: Mutex<NodeChild>,
 }
 
-impl Cluster {
-    /// Builds the world, starts API server and agents, and does not wait for them.
+impl Agent {
+    fn child(&self) -> MutexGuard<'_, NodeChild> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl<'a> Premises<'a> {
+    /// With signals taken over from the kernel: from here on they halt the drill.
     ///
     /// # Errors
     ///
-    /// The machine cannot; what was made is removed again.
-    pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt, progress: Progress) -> Result<Self> {
+    /// The machine gives no threads, or no signals.
+    pub fn take(programs: &'a Programs, run_dir: &'a Path, halt: &'a Halt, progress: Progress) -> Result<Self> {
         let background = Background::start(halt.clone())?;
         let signals = {
             let _guard = background.enter();
             Signals::take_over()?
         };
         background.spawn("signal handler", signals.halt(halt.clone()));
-        let mut layout = plan.shape.layout();
-        layout.run_dir = Some(run_dir.to_owned());
+        Ok(Self { background: Arc::new(background), programs, run_dir, halt, progress })
+    }
+}
+
+impl Cluster {
+    /// A cluster of the plan's shape, alone on premises of its own.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot; what was made is removed again.
+    pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt, progress: Progress) -> Result<Self> {
+        Self::start_on(&Premises::take(programs, run_dir, halt, progress)?, Ground::Shape(plan.shape), plan.agents)
+    }
+
+    /// Builds the world, starts API server and agents, and does not wait for them.
+    ///
+    /// # Errors
+    ///
+    /// The machine cannot; what was made is removed again.
+    pub fn start_on(on: &Premises<'_>, ground: Ground, agents: bool) -> Result<Self> {
+        let mut layout = ground.layout();
+        layout.run_dir = Some(on.run_dir.to_owned());
         let world = World::create(&layout).context("cannot build the lab's network")?;
-        progress.line(&format!("  names:      {}-... for network namespaces, {0} for cgroups", world.prefix()));
-        halt.check()?;
+        on.progress.line(&format!("  names:      {}-... for network namespaces, {0} for cgroups", world.prefix()));
+        on.halt.check()?;
         let api = ApiServer::new();
-        let inside = serve_inside(&background, &api, &world)?;
-        let outside = serve_outside(&background, &api, run_dir)?;
-        let mut cluster = Self { agents: Vec::new(), world, api, background, cast: plan.shape.cast(), inside, outside };
-        cluster.describe(plan.agents)?;
-        if plan.agents {
-            cluster.start_agents(programs, progress)?;
+        let (inside, from_inside) = serve_inside(&on.background, &api, &world)?;
+        let (outside, from_outside) = serve_outside(&on.background, &api, on.run_dir)?;
+        let mut cluster = Self {
+            agents: Vec::new(),
+            world,
+            api,
+            servers: Servers([from_inside, from_outside]),
+            background: on.background.clone(),
+            ground,
+            cast: ground.cast(),
+            inside,
+            outside,
+        };
+        cluster.describe(agents)?;
+        if agents {
+            cluster.start_agents(on.programs, on.progress)?;
         }
         Ok(cluster)
     }
@@ -97,7 +164,7 @@ impl Cluster {
                 progress.line(&format!("  agents:     {}   (and so on each node)", printed(&launch)));
             }
             let child = node.spawn(&launch).with_context(|| format!("cannot start the agent of {}", node.name()))?;
-            self.agents.push(Agent { node: node.name().to_owned(), child });
+            self.agents.push(Agent { node: node.name().to_owned(), launch, child: Mutex::new(child) });
         }
         Ok(())
     }
@@ -147,25 +214,35 @@ impl Cluster {
     }
 
     fn agent_lives(&self, agent: &Agent) -> Result<()> {
-        match agent.child.ended()? {
+        let child = agent.child();
+        match child.ended()? {
             None => Ok(()),
             Some(status) => {
-                bail!(
-                    "the agent of {} is gone: {}; see {}",
-                    agent.node,
-                    describe_end(status),
-                    agent.child.log().display()
-                )
+                bail!("the agent of {} is gone: {}; see {}", agent.node, describe_end(status), child.log().display())
             }
         }
     }
 
-    /// The primary's endpoints, ready ones.
+    /// SIGKILL of a node's agent, and at once another one in its place. Does not wait until that is ready.
     ///
     /// # Errors
     ///
-    /// The world lacks a pod of the cast.
-    pub fn primary_endpoints(&self) -> Result<Vec<Endpoint>> {
+    /// The node has no agent, or none could be started.
+    pub fn restart_agent(&self, node: &str) -> Result<()> {
+        let agent = self.agents.iter().find(|agent| agent.node == node);
+        let agent = agent.with_context(|| format!("node {node} has no agent"))?;
+        let mut child = agent.child();
+        child.kill()?;
+        *child = self.world.node(node)?.spawn(&agent.launch).with_context(|| format!("no new agent on {node}"))?;
+        Ok(())
+    }
+
+    /// These pods as ready endpoints.
+    ///
+    /// # Errors
+    ///
+    /// The world lacks one.
+    pub fn endpoints(&self, names: &[String]) -> Result<Vec<Endpoint>> {
         let endpoint = |name: &String| {
             let pod = self.world.pod(name)?;
             let node = self.world.node(pod.node())?;
@@ -175,7 +252,7 @@ impl Cluster {
                 place: Some((node.name().to_owned(), node.zone().to_owned())),
             })
         };
-        self.cast.primary.iter().map(endpoint).collect()
+        names.iter().map(endpoint).collect()
     }
 
     /// Nodes, pods, network.
@@ -196,7 +273,13 @@ impl Cluster {
         &self.background
     }
 
-    /// Which pod plays which part.
+    /// What it was built as.
+    #[must_use]
+    pub fn ground(&self) -> Ground {
+        self.ground
+    }
+
+    /// Which pod plays which part, where all of them do.
     #[must_use]
     pub fn cast(&self) -> &Cast {
         &self.cast
@@ -220,20 +303,19 @@ impl Cluster {
     ///
     /// Something is left; the next drill tries again.
     pub fn remove(self) -> Result<()> {
-        let Self { agents, world, background, .. } = self;
+        let Self { agents, world, servers, .. } = self;
         let ended = end_agents(&agents);
         drop(agents);
-        let removed = world.remove();
-        drop(background);
-        removed.and(ended)
+        drop(servers);
+        world.remove().and(ended)
     }
 }
 
 /// As a DaemonSet ends them. All are asked before the first one is waited for.
 fn end_agents(agents: &[Agent]) -> Result<()> {
-    agents.iter().try_for_each(|agent| agent.child.signal(Signal::TERM))?;
+    agents.iter().try_for_each(|agent| agent.child().signal(Signal::TERM))?;
     for agent in agents {
-        let Some(_) = agent.child.wait(END_LIMIT)? else {
+        let Some(_) = agent.child().wait(END_LIMIT)? else {
             bail!("the agent of {} did not end within {} s of SIGTERM", agent.node, END_LIMIT.as_secs());
         };
     }
@@ -241,7 +323,7 @@ fn end_agents(agents: &[Agent]) -> Result<()> {
 }
 
 /// In the control namespace, for agents, controllers and clients.
-fn serve_inside(background: &Background, api: &ApiServer, world: &World) -> Result<Access> {
+fn serve_inside(background: &Background, api: &ApiServer, world: &World) -> Result<(Access, AbortHandle)> {
     let address = SocketAddr::new(world.control().address(), API_PORT);
     let listener = world.control().netns().within(|| TcpListener::bind(address))?;
     let listener = listener.with_context(|| format!("cannot listen on {address} in the control namespace"))?;
@@ -249,19 +331,25 @@ fn serve_inside(background: &Background, api: &ApiServer, world: &World) -> Resu
 }
 
 /// On the host's own loopback, for people and for the drill's watch: loopback keeps others out.
-fn serve_outside(background: &Background, api: &ApiServer, run_dir: &Path) -> Result<Access> {
+fn serve_outside(background: &Background, api: &ApiServer, run_dir: &Path) -> Result<(Access, AbortHandle)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on loopback")?;
     serve(background, api, listener, &run_dir.join("kubeconfig"))
 }
 
-fn serve(background: &Background, api: &ApiServer, listener: TcpListener, kubeconfig: &Path) -> Result<Access> {
+fn serve(
+    background: &Background,
+    api: &ApiServer,
+    listener: TcpListener,
+    kubeconfig: &Path,
+) -> Result<(Access, AbortHandle)> {
     let url = format!("http://{}", listener.local_addr().context("a listener without an address")?);
     listener.set_nonblocking(true).context("a listener cannot be made non-blocking")?;
     let _guard = background.enter();
     let listener = tokio::net::TcpListener::from_std(listener).context("a listener is not taken by the runtime")?;
     let server = api.clone();
-    background.spawn("API server", async move { server.serve(listener).await.context("it cannot serve") });
+    let serving =
+        background.spawn("API server", async move { server.serve(listener).await.context("it cannot serve") });
     fs::write(kubeconfig, ApiServer::kubeconfig(&url))
         .with_context(|| format!("cannot write {}", kubeconfig.display()))?;
-    Ok(Access { url, kubeconfig: kubeconfig.to_owned() })
+    Ok((Access { url, kubeconfig: kubeconfig.to_owned() }, serving))
 }

@@ -9,10 +9,8 @@ use crate::drill::transition::{Kind, Transition};
 /// Everything that one run saw.
 #[derive(Clone, Debug, Default)]
 pub struct Observation {
-    /// The split, `namespace/name`.
-    pub split: String,
-    /// Its primary backend.
-    pub primary: String,
+    /// The splits, one or more, in the order of the report.
+    pub splits: Vec<SplitObservation>,
     /// Just before the first call that made the fault.
     pub t0_ns: u64,
     /// Just after the last.
@@ -23,16 +21,25 @@ pub struct Observation {
     pub clients: Clients,
     /// The controller's transitions.
     pub transitions: Vec<Transition>,
-    /// The split as the drill's own watch delivered it, from before t0 on.
-    pub seen: Vec<Seen>,
-    /// The first SYN of a client to another backend than the primary after the weights were written.
-    pub shifted_ns: Option<u64>,
     /// Nothing later counts, but for the control and the way back.
     pub closed_ns: u64,
     /// The control, where the scenario has one.
     pub control: Option<ControlObservation>,
     /// The way back, where the scenario waits for one.
     pub healed: Option<HealObservation>,
+}
+
+/// One split of a run.
+#[derive(Clone, Debug, Default)]
+pub struct SplitObservation {
+    /// `namespace/name`.
+    pub split: String,
+    /// Its primary backend.
+    pub primary: String,
+    /// As the drill's own watch delivered it, from before t0 on.
+    pub seen: Vec<Seen>,
+    /// The first SYN of a client to another backend than the primary after the weights were written.
+    pub shifted_ns: Option<u64>,
 }
 
 /// What the clients saw after t0.
@@ -77,7 +84,8 @@ pub struct HealObservation {
     pub failed_after: u64,
 }
 
-/// One run as the report says it. All `_ms` are since t0.
+/// One run as the report says it. All `_ms` are since t0; those of writes are the last split's where there are several,
+/// and null where one of them did not move.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Run {
     /// The fault as it was met.
@@ -100,15 +108,60 @@ pub struct Run {
     pub control_ms: Option<f64>,
     /// The clients' connections from t0 to the closing.
     pub requests: Requests,
-    /// How often the split left its primary.
+    /// How often the split left its primary; of several splits, the one that did so most often.
+    pub failovers: u32,
+    /// How often it came back whole; of several splits as above.
+    pub failbacks: u32,
+    /// As they stood at the closing, of all splits.
+    pub weights: Map<String, Value>,
+    /// The way back, where the scenario waits for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failback: Option<Failback>,
+    /// Each split, where there are several or where one changed more than once.
+    #[serde(skip_serializing_if = "is_told_already")]
+    pub splits: Vec<SplitRun>,
+}
+
+/// One split of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SplitRun {
+    /// `namespace/name`.
+    pub split: String,
+    /// Its primary backend.
+    pub primary: String,
+    /// As [`Run::decided_ms`].
+    pub decided_ms: Option<f64>,
+    /// As [`Run::written_ms`].
+    pub written_ms: Option<f64>,
+    /// As [`Run::acknowledged_ms`].
+    pub acknowledged_ms: Option<f64>,
+    /// As [`Run::shifted_ms`].
+    pub shifted_ms: Option<f64>,
+    /// How often it left its primary.
     pub failovers: u32,
     /// How often it came back whole.
     pub failbacks: u32,
     /// As they stood at the closing.
     pub weights: Map<String, Value>,
-    /// The way back, where the scenario waits for one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub failback: Option<Failback>,
+    /// Every change of the weights up to the closing.
+    pub changes: Vec<Change>,
+}
+
+/// One change of a split's weights.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Change {
+    /// When the drill's watch delivered it.
+    pub at_ms: f64,
+    /// Whether it took the last weight from the primary.
+    pub left: bool,
+    /// Weights in the object's order.
+    pub weights: Vec<Value>,
+}
+
+/// A run of one split that changed once at most, or came back as planned, is told by its other fields.
+fn is_told_already(splits: &[SplitRun]) -> bool {
+    let [only] = splits else { return splits.is_empty() };
+    only.failovers <= 1 && only.failbacks <= 1
 }
 
 /// The fault as it was met.
@@ -161,10 +214,9 @@ const AGE_SLOT_NS: u64 = 1 << 23;
 #[must_use]
 pub fn measure(seen: &Observation) -> Run {
     let since = |at_ns: u64| millis(seen.t0_ns, at_ns);
-    let counted = || seen.transitions.iter().filter(|entry| entry.at_ns <= seen.closed_ns && is_of(entry, &seen.split));
-    let moves = Moves::of(seen, seen.closed_ns);
-    let report = first_report(counted(), seen);
-    let write = taken_write(counted(), seen.t0_ns);
+    let report = first_report(seen);
+    let splits: Vec<SplitRun> = seen.splits.iter().map(|split| measure_split(split, seen)).collect();
+    let last = |time: fn(&SplitRun) -> Option<f64>| last_of_all(splits.iter().map(time));
     Run {
         fault: Fault {
             proved: seen.proved_by_drill || seen.clients.connects_failed > 0,
@@ -175,21 +227,58 @@ pub fn measure(seen: &Observation) -> Run {
         injected_ms: since(seen.injected_ns),
         first_failure_ms: report.map(|(failed_ns, _)| since(failed_ns)),
         reported_ms: report.map(|(_, decoded_ns)| since(decoded_ns)),
-        decided_ms: write.decided_ns.map(since),
-        written_ms: moves.written_ns.map(since),
-        acknowledged_ms: write.acknowledged_ns.map(since),
-        shifted_ms: seen.shifted_ns.filter(|at_ns| *at_ns <= seen.closed_ns).map(since),
+        decided_ms: last(|split| split.decided_ms),
+        written_ms: last(|split| split.written_ms),
+        acknowledged_ms: last(|split| split.acknowledged_ms),
+        shifted_ms: last(|split| split.shifted_ms),
         control_ms: control_ms(seen),
         requests: Requests { sent: seen.clients.sent, failed: seen.clients.failed },
-        failovers: moves.failovers,
-        failbacks: moves.failbacks,
-        weights: moves.weights.iter().cloned().collect(),
+        failovers: splits.iter().map(|split| split.failovers).max().unwrap_or(0),
+        failbacks: splits.iter().map(|split| split.failbacks).max().unwrap_or(0),
+        weights: splits.iter().flat_map(|split| split.weights.clone()).collect(),
         failback: seen.healed.map(|healed| Failback {
             healed_ms: since(healed.healed_ns),
-            steps: moves.steps,
+            steps: splits.first().map(steps).unwrap_or_default(),
             failed_after_heal: healed.failed_after,
         }),
+        splits,
     }
+}
+
+/// The greatest, if all are there.
+fn last_of_all(times: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let times: Option<Vec<f64>> = times.collect();
+    times?.into_iter().max_by(f64::total_cmp)
+}
+
+fn measure_split(of: &SplitObservation, seen: &Observation) -> SplitRun {
+    let since = |at_ns: u64| millis(seen.t0_ns, at_ns);
+    let moves = Moves::of(of, seen);
+    let write = taken_write(counted(seen).filter(|entry| is_of(entry, &of.split)), seen.t0_ns);
+    SplitRun {
+        split: of.split.clone(),
+        primary: of.primary.clone(),
+        decided_ms: write.decided_ns.map(since),
+        written_ms: moves.changes.iter().find(|change| change.left).map(|change| change.at_ms),
+        acknowledged_ms: write.acknowledged_ns.map(since),
+        shifted_ms: of.shifted_ns.filter(|at_ns| *at_ns <= seen.closed_ns).map(since),
+        failovers: moves.failovers,
+        failbacks: moves.failbacks,
+        weights: moves.weights.into_iter().collect(),
+        changes: moves.changes,
+    }
+}
+
+/// The way back: what followed the first failover and was none itself.
+fn steps(split: &SplitRun) -> Vec<Step> {
+    let after_first = split.changes.iter().skip_while(|change| !change.left);
+    let on_the_way = after_first.filter(|change| !change.left);
+    on_the_way.map(|change| Step { at_ms: change.at_ms, weights: change.weights.clone() }).collect()
+}
+
+/// Up to the closing.
+fn counted(seen: &Observation) -> impl Iterator<Item = &Transition> {
+    seen.transitions.iter().filter(|entry| entry.at_ns <= seen.closed_ns)
 }
 
 /// When the split first left its primary at or after `from_ns`, as the watch delivered it.
@@ -208,36 +297,29 @@ pub fn written_after(seen: &[Seen], primary: &str, from_ns: u64) -> Option<u64> 
 
 /// What the watch showed up to the closing.
 struct Moves {
-    written_ns: Option<u64>,
     failovers: u32,
     failbacks: u32,
     weights: Vec<(String, Value)>,
-    steps: Vec<Step>,
+    changes: Vec<Change>,
 }
 
 impl Moves {
-    fn of(seen: &Observation, until_ns: u64) -> Self {
-        let steady = seen.seen.first().map(|look| look.weights.clone()).unwrap_or_default();
-        let mut moves =
-            Self { written_ns: None, failovers: 0, failbacks: 0, weights: steady.clone(), steps: Vec::new() };
-        for look in seen.seen.iter().filter(|look| look.at_ns <= until_ns) {
+    fn of(split: &SplitObservation, seen: &Observation) -> Self {
+        let steady = split.seen.first().map(|look| look.weights.clone()).unwrap_or_default();
+        let mut moves = Self { failovers: 0, failbacks: 0, weights: steady.clone(), changes: Vec::new() };
+        for look in split.seen.iter().filter(|look| look.at_ns <= seen.closed_ns) {
             if look.weights == moves.weights {
                 continue;
             }
-            let was_active = weight_milli(&moves.weights, &seen.primary) > 0;
-            let is_active = weight_milli(&look.weights, &seen.primary) > 0;
-            if was_active && !is_active {
-                moves.failovers += 1;
-                moves.written_ns = moves.written_ns.or(Some(look.at_ns));
-            } else if moves.failovers > 0 {
-                moves.steps.push(Step {
-                    at_ms: millis(seen.t0_ns, look.at_ns),
-                    weights: look.weights.iter().map(|(_, weight)| weight.clone()).collect(),
-                });
-            }
-            if look.weights == steady {
-                moves.failbacks += 1;
-            }
+            let was_active = weight_milli(&moves.weights, &split.primary) > 0;
+            let left = was_active && weight_milli(&look.weights, &split.primary) == 0;
+            moves.failovers += u32::from(left);
+            moves.failbacks += u32::from(look.weights == steady);
+            moves.changes.push(Change {
+                at_ms: millis(seen.t0_ns, look.at_ns),
+                left,
+                weights: look.weights.iter().map(|(_, weight)| weight.clone()).collect(),
+            });
             moves.weights = look.weights.clone();
         }
         moves
@@ -264,12 +346,13 @@ fn is_of(entry: &Transition, split: &str) -> bool {
     entry.split.as_deref().is_none_or(|of| of == split)
 }
 
-/// The first report of a failure of the primary that came after t0: when it failed, and when that was decoded.
-fn first_report<'a>(entries: impl Iterator<Item = &'a Transition>, seen: &Observation) -> Option<(u64, u64)> {
-    for entry in entries {
+/// The first report of a failure of a primary that came after t0: when it failed, and when that was decoded.
+fn first_report(seen: &Observation) -> Option<(u64, u64)> {
+    for entry in counted(seen) {
         if let Kind::Reported { backend, started_ns, failed_ns, .. } = &entry.kind {
+            let is_primary = seen.splits.iter().any(|split| split.primary == *backend && is_of(entry, &split.split));
             let begun_after = started_ns.saturating_add(AGE_SLOT_NS) >= seen.t0_ns;
-            if *backend == seen.primary && begun_after && *failed_ns >= seen.t0_ns {
+            if is_primary && begun_after && *failed_ns >= seen.t0_ns {
                 return Some((*failed_ns, entry.at_ns));
             }
         }
@@ -299,10 +382,11 @@ fn taken_write<'a>(entries: impl Iterator<Item = &'a Transition>, t0_ns: u64) ->
     TakenWrite { decided_ns, acknowledged_ns: taken.map(|(_, at_ns)| at_ns) }
 }
 
+/// The last split's.
 fn control_ms(seen: &Observation) -> Option<f64> {
     let control = seen.control.filter(|control| control.proved)?;
-    let written_ns = written_after(&seen.seen, &seen.primary, control.t0_ns)?;
-    Some(millis(control.t0_ns, written_ns))
+    let written = |split: &SplitObservation| written_after(&split.seen, &split.primary, control.t0_ns);
+    last_of_all(seen.splits.iter().map(|split| written(split).map(|at_ns| millis(control.t0_ns, at_ns))))
 }
 
 /// From one instant to another, to the microsecond; negative where the order is wrong, which is a bug to be seen.

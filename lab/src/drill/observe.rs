@@ -1,12 +1,13 @@
-//! The drill's own watch of the split, on a connection of its own. In: an API server. Out: every state of the split with
-//! the moment of its delivery, which is the `written` of a report.
+//! The drill's own watch of a run's splits, on a connection of its own. In: an API server. Out: every state of each split
+//! with the moment of its delivery, which is the `written` of a report.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::{StreamExt, TryStreamExt};
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, WatchEvent, WatchParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, ListParams, WatchEvent, WatchParams};
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
@@ -20,10 +21,13 @@ const FIRST_LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// Seconds after which the server ends a watch and the next one begins; Kubernetes takes less than 300.
 const WATCH_SECONDS: u32 = 290;
 
+/// Every state of each split, by name, oldest first.
+type States = Arc<Mutex<BTreeMap<String, Vec<Seen>>>>;
+
 /// A watch that goes on until this is dropped.
 #[derive(Debug)]
 pub struct Observer {
-    seen: Arc<Mutex<Vec<Seen>>>,
+    states: States,
     task: AbortHandle,
 }
 
@@ -32,23 +36,30 @@ impl Observer {
     ///
     /// # Errors
     ///
-    /// The split is not there, or cannot be read.
-    pub fn start(background: &Background, url: &str, namespace: &str, split: &str) -> Result<Self> {
+    /// The splits cannot be read.
+    pub fn start(background: &Background, url: &str, namespace: &str) -> Result<Self> {
         let api = background.block_on(async { splits(url, namespace) })?;
         let first = background.block_on(async {
-            let look = tokio::time::timeout(FIRST_LOOK_LIMIT, api.get(split)).await;
-            look.context("the API server does not answer the drill")?.context("the drill cannot read its split")
+            let look = tokio::time::timeout(FIRST_LOOK_LIMIT, api.list(&ListParams::default())).await;
+            look.context("the API server does not answer the drill")?.context("the drill cannot read its splits")
         })?;
-        let version = first.metadata.resource_version.clone().context("the split has no version")?;
-        let seen = Arc::new(Mutex::new(vec![Seen { at_ns: now_ns(), weights: weights(&first)? }]));
-        let task = background.spawn("drill's watch of the split", watch(api, split.to_owned(), version, seen.clone()));
-        Ok(Self { seen, task })
+        let at_ns = now_ns();
+        let version = first.metadata.resource_version.context("the list of splits has no version")?;
+        let mut states = BTreeMap::new();
+        for split in &first.items {
+            let name = split.metadata.name.clone().context("a split without a name")?;
+            states.insert(name, vec![Seen { at_ns, weights: weights(split)? }]);
+        }
+        let states = Arc::new(Mutex::new(states));
+        let task = background.spawn("drill's watch of the splits", watch(api, version, states.clone()));
+        Ok(Self { states, task })
     }
 
-    /// Everything so far, oldest first; the first is the look before the watch.
+    /// Everything about one split so far, oldest first; the first is the look before the watch.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn seen(&self, split: &str) -> Vec<Seen> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.get(split).cloned().unwrap_or_default()
     }
 }
 
@@ -67,8 +78,8 @@ fn splits(url: &str, namespace: &str) -> Result<Api<DynamicObject>> {
 }
 
 /// Watches for as long as it is let.
-async fn watch(api: Api<DynamicObject>, split: String, mut version: String, seen: Arc<Mutex<Vec<Seen>>>) -> Result<()> {
-    let params = WatchParams::default().fields(&format!("metadata.name={split}")).timeout(WATCH_SECONDS);
+async fn watch(api: Api<DynamicObject>, mut version: String, states: States) -> Result<()> {
+    let params = WatchParams::default().timeout(WATCH_SECONDS);
     loop {
         let mut events = api.watch(&params, &version).await.context("cannot watch")?.boxed();
         while let Some(event) = events.try_next().await.context("the watch broke")? {
@@ -77,7 +88,9 @@ async fn watch(api: Api<DynamicObject>, split: String, mut version: String, seen
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
                     match weights(&object) {
                         Ok(weights) => {
-                            seen.lock().unwrap_or_else(PoisonError::into_inner).push(Seen { at_ns, weights });
+                            let name = object.metadata.name.clone().unwrap_or_default();
+                            let mut states = states.lock().unwrap_or_else(PoisonError::into_inner);
+                            states.entry(name).or_default().push(Seen { at_ns, weights });
                         }
                         // Only people with a kept cluster write such things; what cannot be read moved no traffic.
                         Err(error) => tracing::warn!(%error, "Cannot read the split"),

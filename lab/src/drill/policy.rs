@@ -50,7 +50,9 @@ impl Policy {
             group_window_ms: 600_000,
         };
         match expect {
-            Expect::Failover | Expect::None => shipped,
+            Expect::Failover | Expect::None | Expect::Report => shipped,
+            // So short that a minute holds several of them.
+            Expect::Bound => Self { dwell_ms: 2_000, ..shipped },
             Expect::Failback => Self { dwell_ms: 2_000, recovery_span_ms: 1_000, ramp_step_ms: 500, ..shipped },
         }
     }
@@ -77,6 +79,30 @@ impl Policy {
         .collect()
     }
 
+    /// How long the `failover`-th failover in a row lasts at least, counted from 1: each twice as long as the one before.
+    #[must_use]
+    pub fn dwell_after(&self, failover: u32) -> u64 {
+        let doublings = failover.saturating_sub(1).min(63);
+        self.dwell_ms.saturating_mul(1 << doublings).min(self.dwell_max_ms)
+    }
+
+    /// The most failovers that may begin within a span of that length, however often a backend fails and recovers: one
+    /// at its begin, and one after each dwell that ends within it. With the shipped settings these are the 8 of a first
+    /// hour that the detection's design promises.
+    #[must_use]
+    pub fn most_failovers(&self, span_ms: u64) -> u32 {
+        if self.dwell_ms.min(self.dwell_max_ms) == 0 {
+            return u32::MAX;
+        }
+        let mut at_ms = 0_u64;
+        let mut failovers = 0;
+        while at_ms < span_ms {
+            failovers += 1;
+            at_ms = at_ms.saturating_add(self.dwell_after(failovers));
+        }
+        failovers
+    }
+
     /// The longest that a way back may take after its fault was healed: the rest of the dwell, the checks that prove the
     /// recovery (a canary of each node every 250 ms), every step of the ramp, and as much again as slack.
     #[must_use]
@@ -90,6 +116,28 @@ impl Policy {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_that_fails_again_and_again_is_left_for_twice_as_long_each_time() {
+        let policy = Policy { dwell_ms: 2_000, dwell_max_ms: 9_000, ..Policy::of(Expect::Failover) };
+        let dwells: Vec<u64> = (1..=5).map(|failover| policy.dwell_after(failover)).collect();
+        assert_eq!(dwells, [2_000, 4_000, 8_000, 9_000, 9_000]);
+        assert_eq!(policy.dwell_after(u32::MAX), 9_000);
+    }
+
+    #[test]
+    fn the_bound_counts_the_failovers_for_which_the_dwells_leave_room() {
+        let check = |dwell_ms, dwell_max_ms, span_ms, bound| {
+            let policy = Policy { dwell_ms, dwell_max_ms, ..Policy::of(Expect::Bound) };
+            assert_eq!(policy.most_failovers(span_ms), bound, "{dwell_ms} {span_ms}");
+        };
+        // At 0, 2, 6, 14 and 30 s; the sixth could come at 62 s.
+        check(2_000, 900_000, 60_000, 5);
+        // As shipped, in the first hour: at 0, 30, 90, 210, 450, 930, 1830 (the longest dwell from here) and 2730 s.
+        check(30_000, 900_000, 3_600_000, 8);
+        check(2_000, 900_000, 0, 0);
+        check(0, 0, 60_000, u32::MAX);
+    }
 
     #[test]
     fn the_flags_say_what_the_report_says() {

@@ -128,8 +128,11 @@ pub fn run_line(run: &Run, reasons: &[String]) -> String {
     if let Some(ms) = run.shifted_ms {
         part(format!("shifted after {ms:.1} ms"));
     }
-    if let Some(ms) = run.control_ms {
-        part(format!("stayed, control after {ms:.1} ms"));
+    if run.failovers > 1 {
+        part(format!("left {} times", run.failovers));
+    }
+    if run.failovers == 0 {
+        part(run.control_ms.map_or_else(|| "stayed".to_owned(), |ms| format!("stayed, control after {ms:.1} ms")));
     }
     if let Some(last) = run.failback.as_ref().and_then(|back| back.steps.last()) {
         part(format!("back after {:.1} s", last.at_ms / 1_000.0));
@@ -191,7 +194,7 @@ fn row(scenario: &ScenarioReport, controls: bool) -> Vec<String> {
     let has_moved = |run: &&Run| match scenario.expect {
         Expect::Failback => run.failbacks > 0,
         // Of a scenario that must stay, these are the moves that it should not have made.
-        Expect::Failover | Expect::None => run.failovers > 0,
+        Expect::Failover | Expect::None | Expect::Bound | Expect::Report => run.failovers > 0,
     };
     let moved = scenario.runs.iter().filter(has_moved).count();
     let first = Percentiles::of(scenario.runs.iter().map(|run| run.first_failure_ms));

@@ -9,15 +9,17 @@ use anyhow::{Context, Result, ensure};
 use crate::drill::args::Plan;
 use crate::drill::cluster::Cluster;
 use crate::drill::halt::Halt;
-use crate::drill::inject;
-use crate::drill::measure::{Clients, ControlObservation, HealObservation, Observation, Seen, written_after};
+use crate::drill::inject::{self, Breakage};
+use crate::drill::measure::{
+    Clients, ControlObservation, HealObservation, Observation, Seen, SplitObservation, written_after,
+};
 use crate::drill::policy::Policy;
 use crate::drill::scenario::{Control, Expect, Scenario};
-use crate::drill::shape::{PRIMARY, SECONDARY};
+use crate::drill::shape::WatchedSplit;
 use crate::drill::stage::Stage;
 use crate::load::records::Since;
 use crate::world::clock::now_ns;
-use crate::world::fault::{Fault, Refused, Span};
+use crate::world::fault::{Fault, Span};
 
 /// A run ends this long after its traffic shifted.
 const AFTER_SHIFT_NS: u64 = 1_000_000_000;
@@ -27,6 +29,9 @@ const AFTER_LAST_STEP_NS: u64 = 3_000_000_000;
 
 /// How long the control is waited for: longer than it may take, so that a late one is told as late and not as missing.
 const CONTROL_WAIT: Duration = Duration::from_millis(3_000);
+
+/// How long the controller may take to call a healed secondary healthy: three observers' checks of it have to succeed.
+const WELL_LIMIT: Duration = Duration::from_secs(15);
 
 /// Between two looks at the watch and the clients' record.
 const LOOK_GAP: Duration = Duration::from_millis(10);
@@ -57,30 +62,45 @@ impl Running<'_> {
     ///
     /// The lab itself failed, or an agent or the controller is gone.
     pub fn run(mut self) -> Result<Observation> {
-        let mut fault = inject::fault(self.scenario.fault, self.plan.shape, self.cluster, self.stage)?;
-        fault.arm().context("cannot prepare the fault")?;
+        let mut breakage = Breakage::of(self.scenario.fault, self.plan.shape, self.cluster, self.stage, self.halt)?;
+        breakage.arm().context("cannot prepare the fault")?;
         self.halt.check()?;
-        let broken = fault.inject().context("cannot make the fault")?;
+        let broken = breakage.inject().context("cannot make the fault")?;
         assert!(!self.plan.panic, "--panic: everything that the drill made goes all the same");
-        let closed = self.until_closed(broken).and_then(|mut observation| {
-            if self.scenario.expect == Expect::None {
-                observation.control = self.control(self.scenario.control)?;
+        let closed = self.until_closed(&breakage, broken).and_then(|mut observation| {
+            if let Some(control) = self.scenario.control {
+                observation.control = self.control(control, &mut breakage, broken)?;
             }
             Ok(observation)
         });
         // Also after an error: a packet filter outlives the run.
-        let healed = fault.heal().context("cannot mend the fault");
+        let healed = breakage.heal().context("cannot mend the fault");
         let mut observation = closed?;
         let healed = healed?;
-        let seen = self.stage.observer.seen();
-        let left = written_after(&seen, PRIMARY, broken.first_ns).is_some();
-        if self.scenario.expect == Expect::Failback && left {
+        if let Some(healed) = healed
+            && self.scenario.expect == Expect::Failback
+            && self.has_left(broken.first_ns)
+        {
             self.way_back(healed, &mut observation)?;
         }
         self.stage.look(self.cluster)?;
         observation.transitions = self.stage.history().transitions().to_vec();
-        observation.seen = self.stage.observer.seen();
+        for (split, watched) in observation.splits.iter_mut().zip(&self.stage.splits) {
+            split.seen = self.stage.observer.seen(&watched.name);
+        }
         Ok(observation)
+    }
+
+    /// When each split first left its primary at or after a moment, in the order of the report.
+    fn written_since(&self, moment_ns: u64) -> Vec<Option<u64>> {
+        let written =
+            |split: &WatchedSplit| written_after(&self.stage.observer.seen(&split.name), &split.primary, moment_ns);
+        self.stage.splits.iter().map(written).collect()
+    }
+
+    /// Whether any split left its primary since.
+    fn has_left(&self, moment_ns: u64) -> bool {
+        self.written_since(moment_ns).iter().any(Option::is_some)
     }
 
     /// What the clients recorded since a moment, the last of it included.
@@ -93,28 +113,20 @@ impl Running<'_> {
     }
 
     /// Watches until the run ends, and counts.
-    fn until_closed(&mut self, broken: Span) -> Result<Observation> {
-        let met = inject::is_met(self.scenario.fault, self.cluster)?;
-        let mut shifted_ns = None;
+    fn until_closed(&mut self, breakage: &Breakage<'_>, broken: Span) -> Result<Observation> {
+        let met = breakage.is_met()?;
+        let mut shifted = vec![None; self.stage.splits.len()];
         let mut looks = 0;
         let closed_ns = loop {
-            let seen = self.stage.observer.seen();
-            let written_ns = written_after(&seen, PRIMARY, broken.first_ns);
-            if let Some(written_ns) = written_ns
-                && shifted_ns.is_none()
-            {
-                shifted_ns = self.stage.records.first_start_to(SECONDARY, written_ns);
+            let written = self.written_since(broken.first_ns);
+            for ((split, written_ns), shifted_ns) in self.stage.splits.iter().zip(&written).zip(&mut shifted) {
+                if let (Some(written_ns), None) = (written_ns, &shifted_ns) {
+                    *shifted_ns = self.stage.records.first_start_to(&split.secondary, *written_ns);
+                }
             }
-            let after_shift = match (shifted_ns, written_ns) {
-                (Some(at_ns), _) => Some(at_ns + AFTER_SHIFT_NS),
-                // Without load nothing can follow the weights.
-                (None, Some(at_ns)) if self.plan.rate == 0 => Some(at_ns + AFTER_SHIFT_NS),
-                _ => None,
-            };
-            let close_at_ns = match self.scenario.expect {
-                Expect::None => broken.first_ns + AFTER_LAST_STEP_NS,
-                Expect::Failover | Expect::Failback => after_shift.unwrap_or(broken.first_ns + AFTER_LAST_STEP_NS),
-            };
+            // Without load nothing can follow the weights.
+            let followed_ns = last_of_all(if self.plan.rate == 0 { &written } else { &shifted });
+            let close_at_ns = self.close_at(broken.first_ns, followed_ns);
             if now_ns() >= close_at_ns {
                 break close_at_ns;
             }
@@ -122,18 +134,34 @@ impl Running<'_> {
             self.pause(looks)?;
         };
         let clients = clients(&self.recorded_since(broken.first_ns)?);
-        inject::prove_parts(self.scenario.fault, self.stage)?;
+        breakage.prove_parts(self.stage)?;
+        let of_split = |(split, shifted_ns): (&WatchedSplit, &Option<u64>)| SplitObservation {
+            split: self.stage.name_of(split),
+            primary: split.primary.clone(),
+            seen: Vec::new(),
+            shifted_ns: *shifted_ns,
+        };
         Ok(Observation {
-            split: self.stage.split(),
-            primary: PRIMARY.to_owned(),
+            splits: self.stage.splits.iter().zip(&shifted).map(of_split).collect(),
             t0_ns: broken.first_ns,
             injected_ns: broken.last_ns,
             proved_by_drill: met,
             clients,
-            shifted_ns,
             closed_ns,
             ..Observation::default()
         })
+    }
+
+    /// When the figures of the run are taken. What must stay is watched for its whole time, whatever it does.
+    fn close_at(&self, t0_ns: u64, followed_ns: Option<u64>) -> u64 {
+        let last_step_ns = t0_ns + AFTER_LAST_STEP_NS;
+        match self.scenario.expect {
+            Expect::None => last_step_ns,
+            Expect::Bound => last_step_ns + nanos(self.scenario.fault.length()),
+            Expect::Failover | Expect::Failback | Expect::Report => {
+                followed_ns.map_or(last_step_ns, |at_ns| at_ns + AFTER_SHIFT_NS)
+            }
+        }
     }
 
     /// Waits for a moment; now and then reads /state and looks who still lives.
@@ -147,17 +175,28 @@ impl Running<'_> {
     }
 
     /// In the same processes every application endpoint of the primary refuses: now it has to move.
-    fn control(&mut self, control: Option<Control>) -> Result<Option<ControlObservation>> {
+    fn control(
+        &mut self,
+        control: Control,
+        breakage: &mut Breakage<'_>,
+        broken: Span,
+    ) -> Result<Option<ControlObservation>> {
         match control {
-            None => return Ok(None),
-            Some(Control::FaultStays) => {}
+            Control::IfUnmoved if self.has_left(broken.first_ns) => return Ok(None),
+            // It is over; this only ends what made it.
+            Control::IfUnmoved => drop(breakage.heal().context("cannot end the fault")?),
+            Control::FaultStays => {}
+            Control::AfterHealing => {
+                breakage.heal().context("cannot mend the fault before the control")?;
+                self.until_well()?;
+            }
         }
-        let mut refused = Refused(self.stage.primary.clone());
+        let mut refused = inject::control_fault(self.stage);
         let broken = refused.inject().context("cannot make the control's fault")?;
-        let proved = inject::all_refuse(self.cluster)?;
-        let deadline_ns = broken.first_ns + u64::try_from(CONTROL_WAIT.as_nanos()).unwrap_or(u64::MAX);
+        let proved = breakage.nobody_answers(self.stage)?;
+        let deadline_ns = broken.first_ns + nanos(CONTROL_WAIT);
         let mut looks = 0;
-        while now_ns() < deadline_ns && written_after(&self.stage.observer.seen(), PRIMARY, broken.first_ns).is_none() {
+        while now_ns() < deadline_ns && last_of_all(&self.written_since(broken.first_ns)).is_none() {
             looks += 1;
             self.pause(looks)?;
         }
@@ -165,15 +204,26 @@ impl Running<'_> {
         Ok(Some(ControlObservation { t0_ns: broken.first_ns, proved }))
     }
 
+    /// After the healing: waits until every endpoint answers and the controller calls every secondary healthy again.
+    fn until_well(&mut self) -> Result<()> {
+        inject::until_all_answer(self.cluster, self.stage, self.halt)?;
+        let deadline_ns = now_ns() + nanos(WELL_LIMIT);
+        let mut looks = 0;
+        while let Some(sick) = self.stage.sick_secondary(self.cluster)? {
+            ensure!(now_ns() < deadline_ns, "{sick} {} s after the fault was mended", WELL_LIMIT.as_secs());
+            looks += 1;
+            self.pause(looks)?;
+        }
+        Ok(())
+    }
+
     /// After the healing: waits until the weights stand as they did, and a little longer.
     fn way_back(&mut self, healed: Span, observation: &mut Observation) -> Result<()> {
-        let limit = u64::try_from(self.policy.way_back().as_nanos()).unwrap_or(u64::MAX);
-        let mut close_at_ns = healed.last_ns + limit;
+        let mut close_at_ns = healed.last_ns + nanos(self.policy.way_back());
         let mut back = false;
         let mut looks = 0;
         while now_ns() < close_at_ns {
-            let seen = self.stage.observer.seen();
-            if !back && let Some(at_ns) = back_at(&seen, healed.last_ns) {
+            if !back && let Some(at_ns) = self.all_back(healed.last_ns) {
                 back = true;
                 close_at_ns = at_ns + AFTER_LAST_STEP_NS;
             }
@@ -186,6 +236,23 @@ impl Running<'_> {
         observation.closed_ns = now_ns();
         Ok(())
     }
+
+    /// When the last split stood again as in its first look.
+    fn all_back(&self, from_ns: u64) -> Option<u64> {
+        let back = |split: &WatchedSplit| back_at(&self.stage.observer.seen(&split.name), from_ns);
+        let times: Vec<Option<u64>> = self.stage.splits.iter().map(back).collect();
+        last_of_all(&times)
+    }
+}
+
+/// The latest, if all are there.
+fn last_of_all(times: &[Option<u64>]) -> Option<u64> {
+    let times: Option<Vec<u64>> = times.iter().copied().collect();
+    times?.into_iter().max()
+}
+
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// When the weights stood again as in the first look.
@@ -234,6 +301,12 @@ mod tests {
         assert_eq!((met.first_failed_ns, met.last_failed_ns), (Some(5), Some(9)));
         let missed = clients(&mk_since(&[("ok", 10), ("EADDRNOTAVAIL", 2), ("no-endpoint", 1), ("ECONNRESET", 1)]));
         assert_eq!((missed.failed, missed.connects_failed, missed.first_failed_ns), (4, 0, None));
+    }
+
+    #[test]
+    fn several_times_have_a_last_one_only_when_all_are_there() {
+        assert_eq!(last_of_all(&[Some(3), Some(7), Some(5)]), Some(7));
+        assert_eq!(last_of_all(&[Some(3), None]), None);
     }
 
     #[test]

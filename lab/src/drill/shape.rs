@@ -1,4 +1,4 @@
-//! The two shapes of a drilled cluster. In: a shape, and the addresses that a world gave its pods. Out: the world's
+//! The grounds on which drills take place, and who plays there. In: a ground, and the addresses that a world gave its pods. Out: the world's
 //! layout, and the Kubernetes objects that describe it, as the workshop has them. Pure: nobody is told here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde_json::{Value, json};
 
 use crate::drill::args::Shape;
+use crate::drill::scenario::Players;
 use crate::load::wire::FIRST_BYTE_ANNOTATION;
 use crate::world::{Layout, NodeSpec, PodSpec};
 
@@ -38,6 +39,24 @@ const BACKEND_NODES: usize = 3;
 const WEST_NODE: &str = "west";
 const WEST_ENDPOINTS: usize = 2;
 
+/// What a cluster is built as. Scenarios of one ground follow one another on the same cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// One of the two shapes of the command line.
+    Shape(Shape),
+}
+
+/// A split that a run watches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchedSplit {
+    /// In the run's namespace.
+    pub name: String,
+    /// The backend that it must or must not leave.
+    pub primary: String,
+    /// Where its traffic goes then.
+    pub secondary: String,
+}
+
 /// Which pod plays which part, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cast {
@@ -60,6 +79,58 @@ pub struct Endpoint {
     pub pod: Option<(String, String)>,
     /// Node and zone; none for a mirrored Service.
     pub place: Option<(String, String)>,
+}
+
+impl Ground {
+    /// For progress lines.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Self::Shape(shape) => format!("shape {}", shape.name()),
+        }
+    }
+
+    /// Which pod plays which part, where all of them do.
+    #[must_use]
+    pub fn cast(self) -> Cast {
+        match self {
+            Self::Shape(shape) => shape.cast(),
+        }
+    }
+
+    /// Nodes and pods for a world.
+    #[must_use]
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::Shape(shape) => shape.layout(),
+        }
+    }
+}
+
+impl Cast {
+    /// Those of the cast that a scenario wants on the stage.
+    #[must_use]
+    pub fn only(&self, players: Players) -> Self {
+        match players {
+            Players::AllOfShape => self.clone(),
+            // Endpoints are dealt out to the nodes in turn: the first two are on two of them.
+            Players::TwoEndpoints => Self { primary: self.primary.iter().take(2).cloned().collect(), ..self.clone() },
+        }
+    }
+}
+
+impl Players {
+    /// The splits of a run, in the order of the report.
+    #[must_use]
+    pub fn splits(self) -> Vec<WatchedSplit> {
+        match self {
+            Self::AllOfShape | Self::TwoEndpoints => vec![WatchedSplit {
+                name: PRIMARY.to_owned(),
+                primary: PRIMARY.to_owned(),
+                secondary: SECONDARY.to_owned(),
+            }],
+        }
+    }
 }
 
 impl Shape {
@@ -301,6 +372,17 @@ mod tests {
         assert_eq!(workshop.nodes, standard.nodes);
         let cast = Shape::Workshop.cast();
         assert_eq!((cast.clients.len(), cast.primary.len(), cast.west.len()), (1, 1, 2));
+    }
+
+    #[test]
+    fn two_endpoints_are_on_two_nodes() {
+        let ground = Ground::Shape(Shape::Standard);
+        let cast = ground.cast().only(Players::TwoEndpoints);
+        let layout = ground.layout();
+        let node_of = |name: &String| layout.pods.iter().find(|pod| pod.name == *name).map(|pod| pod.node.clone());
+        let nodes: Vec<_> = cast.primary.iter().map(node_of).collect();
+        assert_eq!(nodes, [Some("backend-1".to_owned()), Some("backend-2".to_owned())]);
+        assert_eq!((cast.clients.len(), cast.west.len()), (6, 2));
     }
 
     #[test]

@@ -18,8 +18,9 @@ use crate::drill::observe::Observer;
 use crate::drill::policy::Policy;
 use crate::drill::programs::{CONTROLLER_ADMIN_PORT, Programs, printed};
 use crate::drill::progress::Progress;
+use crate::drill::scenario::Players;
 use crate::drill::shape::{
-    self, APP_PORT, GATEWAY_PORT, GATEWAY_READY_PORT, PRIMARY, PRIMARY_IP, SECONDARY, SECONDARY_IP,
+    self, APP_PORT, Cast, GATEWAY_PORT, GATEWAY_READY_PORT, PRIMARY, PRIMARY_IP, SECONDARY_IP, WatchedSplit,
 };
 use crate::drill::transition::{self, History};
 use crate::load::records::Records;
@@ -48,20 +49,37 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 const PRIMARY_BYTE: u8 = 1;
 const WEST_BYTE: u8 = 2;
 
+/// What is special about a run.
+#[derive(Clone, Copy, Debug)]
+pub struct Billing<'a> {
+    /// The controller's settings.
+    pub policy: &'a Policy,
+    /// Who plays.
+    pub players: Players,
+    /// From 1; names the namespace, and seeds the load.
+    pub number: u32,
+}
+
 /// See the module's header.
 pub struct Stage {
-    /// Of the split and its Services.
+    /// Of the splits and their Services.
     pub namespace: String,
+    /// Which pod plays which part in this run.
+    pub cast: Cast,
+    /// The splits that have to move, or not to.
+    pub splits: Vec<WatchedSplit>,
     /// The primary's programs.
     pub primary: Vec<PodChild>,
+    /// The programs behind the gateway.
+    pub west: Vec<PodChild>,
+    /// The secondary's only endpoint.
+    pub gateway: PodChild,
     /// They send the load.
     pub clients: Vec<PodChild>,
     /// What they saw.
     pub records: Records,
     /// The drill's watch.
     pub observer: Observer,
-    // Held, so that they live as long as the stage.
-    _others: Vec<PodChild>,
     controller: NodeChild,
     admin: SocketAddr,
     history: History,
@@ -77,21 +95,22 @@ impl Stage {
         cluster: &Cluster,
         plan: &Plan,
         programs: &Programs,
-        policy: &Policy,
-        number: u32,
+        billing: Billing<'_>,
         halt: &Halt,
         progress: Progress,
     ) -> Result<Self> {
+        let Billing { policy, players, number } = billing;
         let namespace = format!("drill-{number}");
-        let endpoints = cluster.primary_endpoints()?;
-        let gateway = cluster.world().pod(&cluster.cast().gateway)?.address();
+        let cast = cluster.cast().only(players);
+        let endpoints = cluster.endpoints(&cast.primary)?;
+        let gateway = cluster.world().pod(&cast.gateway)?.address();
         cluster.create(shape::run_objects(&namespace, &endpoints, gateway))?;
         let gateway_address = SocketAddr::new(gateway, GATEWAY_PORT);
         cluster.world().set_service(PRIMARY_IP, APP_PORT, &shape::app_addresses(&endpoints))?;
         cluster.world().set_service(SECONDARY_IP, APP_PORT, &[gateway_address])?;
         // Servers and gateway keep no record: theirs is never read.
-        let (primary, others) = start_backends(cluster)?;
-        for program in primary.iter().chain(&others) {
+        let Backends { primary, west, gateway } = start_backends(cluster, &cast)?;
+        for program in primary.iter().chain(&west).chain([&gateway]) {
             wait_ready(program, halt)?;
         }
         let address = cluster.world().control().address();
@@ -101,21 +120,35 @@ impl Stage {
             progress.line(&format!("  controller: {}   (a new one in each run)", printed(&launch)));
         }
         let controller = cluster.world().control().spawn(&launch).context("cannot start the controller")?;
-        let observer = Observer::start(cluster.background(), &cluster.outside().url, &namespace, PRIMARY)?;
+        let observer = Observer::start(cluster.background(), &cluster.outside().url, &namespace)?;
         let records = Records::new();
-        let clients = start_clients(cluster, plan, &namespace, number, &records)?;
+        let clients = start_clients(cluster, plan, &cast, &namespace, number, &records)?;
         for program in &clients {
             wait_ready(program, halt)?;
         }
         let admin = SocketAddr::new(address, CONTROLLER_ADMIN_PORT);
         let history = History::default();
-        Ok(Self { namespace, primary, clients, records, observer, _others: others, controller, admin, history })
+        let splits = players.splits();
+        Ok(Self {
+            namespace,
+            cast,
+            splits,
+            primary,
+            west,
+            gateway,
+            clients,
+            records,
+            observer,
+            controller,
+            admin,
+            history,
+        })
     }
 
-    /// The split, `namespace/name`.
+    /// A split as `namespace/name`.
     #[must_use]
-    pub fn split(&self) -> String {
-        format!("{}/{PRIMARY}", self.namespace)
+    pub fn name_of(&self, split: &WatchedSplit) -> String {
+        format!("{}/{}", self.namespace, split.name)
     }
 
     /// Waits until controller and agents are ready, the controller calls both backends healthy, and traffic flows clean.
@@ -150,13 +183,15 @@ impl Stage {
             return Ok(Some(reason));
         }
         let state = self.look(cluster)?;
-        for backend in [PRIMARY, SECONDARY] {
-            let health = health_of(&state, &self.split(), backend);
-            // Without agents nobody can call a backend healthy: that it is ready has to do.
-            let wanted: &[&str] = if plan.agents { &["healthy"] } else { &["healthy", "unknown"] };
-            if !health.as_deref().is_some_and(|health| wanted.contains(&health)) {
-                let health = health.unwrap_or_else(|| "missing".to_owned());
-                return Ok(Some(format!("/state calls {backend} {health}")));
+        // Without agents nobody can call a backend healthy: that it is ready has to do.
+        let wanted: &[&str] = if plan.agents { &["healthy"] } else { &["healthy", "unknown"] };
+        for split in &self.splits {
+            for backend in [&split.primary, &split.secondary] {
+                let health = health_of(&state, &self.name_of(split), backend);
+                if !health.as_deref().is_some_and(|health| wanted.contains(&health)) {
+                    let health = health.unwrap_or_else(|| "missing".to_owned());
+                    return Ok(Some(format!("/state calls {backend} {health}")));
+                }
             }
         }
         let now = now_ns();
@@ -170,6 +205,23 @@ impl Stage {
         }
         // A client that sends once in a while need not have sent yet.
         Ok((plan.rate >= 100 && since.sent == 0).then(|| "no traffic flows".to_owned()))
+    }
+
+    /// What /state calls a split's secondary that is not healthy; none where all are.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not answer.
+    pub fn sick_secondary(&mut self, cluster: &Cluster) -> Result<Option<String>> {
+        let state = self.look(cluster)?;
+        for split in &self.splits {
+            let health = health_of(&state, &self.name_of(split), &split.secondary);
+            if health.as_deref() != Some("healthy") {
+                let health = health.unwrap_or_else(|| "missing".to_owned());
+                return Ok(Some(format!("/state calls {} {health}", split.secondary)));
+            }
+        }
+        Ok(None)
     }
 
     /// Reads /state and keeps its transitions.
@@ -219,7 +271,7 @@ impl Stage {
     ///
     /// The controller does not end when asked; it is killed then.
     pub fn strike(self, cluster: &Cluster) -> Result<()> {
-        let Self { namespace, primary, clients, observer, _others, controller, .. } = self;
+        let Self { namespace, primary, west, gateway, clients, observer, controller, .. } = self;
         drop(observer);
         drop(clients);
         controller.signal(Signal::TERM)?;
@@ -228,8 +280,7 @@ impl Stage {
         if let Err(status) = cluster.api().delete(Resource::Namespaces, "", &namespace) {
             bail!("cannot delete the namespace {namespace}: {}", status.to_json());
         }
-        drop(primary);
-        drop(_others);
+        drop((primary, west, gateway));
         match ended {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("the controller did not end well: {}", describe_end(status)),
@@ -238,33 +289,40 @@ impl Stage {
     }
 }
 
-/// Servers of both clusters and the gateway: the primary's, then the others.
-fn start_backends(cluster: &Cluster) -> Result<(Vec<PodChild>, Vec<PodChild>)> {
-    let (world, cast, records) = (cluster.world(), cluster.cast(), Records::new());
+/// Servers of both clusters and the gateway.
+struct Backends {
+    primary: Vec<PodChild>,
+    west: Vec<PodChild>,
+    gateway: PodChild,
+}
+
+fn start_backends(cluster: &Cluster, cast: &Cast) -> Result<Backends> {
+    let (world, records) = (cluster.world(), Records::new());
     let server = |name: &String, answer: u8| {
         world.pod(name)?.spawn(&PodProgram::Server(ServerSpec::new(APP_PORT, answer)), &records)
     };
     let primary = cast.primary.iter().map(|name| server(name, PRIMARY_BYTE)).collect::<Result<Vec<_>>>()?;
-    let mut others = cast.west.iter().map(|name| server(name, WEST_BYTE)).collect::<Result<Vec<_>>>()?;
-    let west = cast.west.iter().map(|name| Ok(SocketAddr::new(world.pod(name)?.address(), APP_PORT)));
+    let west = cast.west.iter().map(|name| server(name, WEST_BYTE)).collect::<Result<Vec<_>>>()?;
+    let behind = cast.west.iter().map(|name| Ok(SocketAddr::new(world.pod(name)?.address(), APP_PORT)));
     let gateway = GatewaySpec {
         port: GATEWAY_PORT,
         ready_port: GATEWAY_READY_PORT,
         backlog: DEFAULT_BACKLOG,
-        mirrors: vec![west.collect::<Result<Vec<_>>>()?],
+        mirrors: vec![behind.collect::<Result<Vec<_>>>()?],
     };
-    others.push(world.pod(&cast.gateway)?.spawn(&PodProgram::Gateway(gateway), &records)?);
-    Ok((primary, others))
+    let gateway = world.pod(&cast.gateway)?.spawn(&PodProgram::Gateway(gateway), &records)?;
+    Ok(Backends { primary, west, gateway })
 }
 
 fn start_clients(
     cluster: &Cluster,
     plan: &Plan,
+    cast: &Cast,
     namespace: &str,
     number: u32,
     records: &Records,
 ) -> Result<Vec<PodChild>> {
-    let names = &cluster.cast().clients;
+    let names = &cast.clients;
     let share = f64::from(plan.rate) / f64::from(u32::try_from(names.len()).unwrap_or(u32::MAX));
     let mut clients = Vec::with_capacity(names.len());
     for (index, name) in (0_u64..).zip(names) {
@@ -326,7 +384,7 @@ mod tests {
         let state =
             json!({"splits": [{"split": "a/b", "backends": []}, {"split": "ns/emoji-svc", "backends": backends}]});
         assert_eq!(health_of(&state, "ns/emoji-svc", PRIMARY).as_deref(), Some("suspect"));
-        assert_eq!(health_of(&state, "ns/emoji-svc", SECONDARY), None);
+        assert_eq!(health_of(&state, "ns/emoji-svc", "emoji-svc-west"), None);
         assert_eq!(health_of(&state, "ns/other", PRIMARY), None);
     }
 }

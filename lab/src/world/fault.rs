@@ -3,6 +3,7 @@
 
 mod filter;
 mod programs;
+mod timed;
 
 use anyhow::{Context, Result};
 
@@ -15,6 +16,7 @@ use crate::load::wire::Done;
 
 pub use self::filter::Filter;
 pub use self::programs::{ExtraLoop, Frozen, Hang, Killed, Refused, Terminated};
+pub use self::timed::{Brief, Flapping, Then};
 
 /// When a change was made, raw CLOCK_MONOTONIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +75,9 @@ impl From<Done> for Span {
 }
 
 /// Several faults as one: broken in order, mended in reverse.
-pub struct Together(pub Vec<Box<dyn Fault>>);
+pub struct Together<'a>(pub Vec<Box<dyn Fault + 'a>>);
 
-impl Fault for Together {
+impl Fault for Together<'_> {
     fn arm(&mut self) -> Result<()> {
         self.0.iter_mut().try_for_each(|fault| fault.arm())
     }

@@ -29,8 +29,12 @@ fn mk_reported(at_ns: u64, started_ns: u64, failed_ns: u64) -> Transition {
 
 fn mk_failover() -> Observation {
     Observation {
-        split: "drill-1/emoji-svc".into(),
-        primary: "emoji-svc".into(),
+        splits: vec![SplitObservation {
+            split: "drill-1/emoji-svc".into(),
+            primary: "emoji-svc".into(),
+            seen: vec![mk_seen(T0 - 5_000_000_000, json!(1), json!(0)), mk_seen(at(112), json!(0), json!(1))],
+            shifted_ns: Some(at(114)),
+        }],
         t0_ns: T0,
         injected_ns: T0 + 212_345,
         proved_by_drill: true,
@@ -46,8 +50,6 @@ fn mk_failover() -> Observation {
             mk_transition(at(110), json!({"kind": "decided", "write": 1, "direction": "failover"})),
             mk_transition(at(113), json!({"kind": "acknowledged", "write": 1, "direction": "failover"})),
         ],
-        seen: vec![mk_seen(T0 - 5_000_000_000, json!(1), json!(0)), mk_seen(at(112), json!(0), json!(1))],
-        shifted_ns: Some(at(114)),
         closed_ns: at(1_114),
         control: None,
         healed: None,
@@ -71,8 +73,8 @@ fn a_failover_has_every_time_in_order() {
 fn what_did_not_happen_is_null() {
     let mut seen = mk_failover();
     seen.transitions.clear();
-    seen.seen.truncate(1);
-    seen.shifted_ns = None;
+    seen.splits[0].seen.truncate(1);
+    seen.splits[0].shifted_ns = None;
     seen.clients = Clients::default();
     seen.proved_by_drill = false;
     let json = serde_json::to_value(measure(&seen)).expect("json");
@@ -119,8 +121,8 @@ fn a_control_is_counted_nowhere_else() {
     let mut seen = mk_failover();
     seen.closed_ns = at(3_000);
     seen.transitions.clear();
-    seen.shifted_ns = None;
-    seen.seen[1].at_ns = at(3_250);
+    seen.splits[0].shifted_ns = None;
+    seen.splits[0].seen[1].at_ns = at(3_250);
     seen.control = Some(ControlObservation { t0_ns: at(3_100), proved: true });
     let run = measure(&seen);
     assert_eq!((run.failovers, run.written_ms, run.control_ms), (0, None, Some(150.0)));
@@ -139,10 +141,10 @@ fn a_move_before_the_control_does_not_prove_it() {
 #[test]
 fn the_way_back_lists_its_steps() {
     let mut seen = mk_failover();
-    seen.seen.push(mk_seen(at(3_000), json!("50m"), json!("950m")));
-    seen.seen.push(mk_seen(at(3_100), json!("50m"), json!("950m")));
-    seen.seen.push(mk_seen(at(3_500), json!(500), json!(500)));
-    seen.seen.push(mk_seen(at(4_000), json!(1), json!(0)));
+    seen.splits[0].seen.push(mk_seen(at(3_000), json!("50m"), json!("950m")));
+    seen.splits[0].seen.push(mk_seen(at(3_100), json!("50m"), json!("950m")));
+    seen.splits[0].seen.push(mk_seen(at(3_500), json!(500), json!(500)));
+    seen.splits[0].seen.push(mk_seen(at(4_000), json!(1), json!(0)));
     seen.closed_ns = at(7_000);
     seen.healed = Some(HealObservation { healed_ns: at(1_114), failed_after: 0 });
     let run = measure(&seen);
@@ -161,9 +163,44 @@ fn the_way_back_lists_its_steps() {
 }
 
 #[test]
+fn of_several_splits_the_last_counts_and_only_if_all_moved() {
+    let mut seen = mk_failover();
+    let mut other = seen.splits[0].clone();
+    other.split = "drill-1/voting-svc".into();
+    other.seen[1].at_ns = at(140);
+    other.shifted_ns = Some(at(143));
+    seen.splits.push(other);
+    let run = measure(&seen);
+    assert_eq!((run.written_ms, run.shifted_ms, run.failovers), (Some(140.0), Some(143.0), 1));
+    assert_eq!(run.splits.iter().map(|split| split.written_ms).collect::<Vec<_>>(), [Some(112.0), Some(140.0)]);
+    seen.splits[1].seen.truncate(1);
+    seen.splits[1].shifted_ns = None;
+    let run = measure(&seen);
+    assert_eq!((run.written_ms, run.shifted_ms, run.failovers), (None, None, 1));
+    let json = serde_json::to_value(run).expect("json");
+    assert_eq!(json["splits"][1]["failovers"], 0);
+}
+
+#[test]
+fn what_moves_to_and_fro_lists_every_change() {
+    let mut seen = mk_failover();
+    seen.splits[0].seen.push(mk_seen(at(2_200), json!(50), json!(950)));
+    seen.splits[0].seen.push(mk_seen(at(2_600), json!(0), json!(1)));
+    seen.closed_ns = at(63_000);
+    let run = measure(&seen);
+    assert_eq!((run.failovers, run.failbacks, run.written_ms), (2, 0, Some(112.0)));
+    let json = serde_json::to_value(run).expect("json");
+    let changes = json["splits"][0]["changes"].as_array().expect("a list");
+    assert_eq!(changes.len(), 3);
+    assert_eq!(changes[1], json!({"at_ms": 2_200.0, "left": false, "weights": [50, 950]}));
+    assert_eq!(changes[2]["left"], true);
+    assert!(serde_json::to_value(measure(&mk_failover())).expect("json").get("splits").is_none());
+}
+
+#[test]
 fn a_time_before_the_fault_shows_as_negative() {
     let mut seen = mk_failover();
-    seen.seen[1].at_ns = T0 - 2_000_000;
+    seen.splits[0].seen[1].at_ns = T0 - 2_000_000;
     assert_eq!(measure(&seen).written_ms, Some(-2.0));
 }
 

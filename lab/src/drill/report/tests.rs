@@ -22,6 +22,7 @@ fn mk_run(written_ms: Option<f64>) -> Run {
         failbacks: 0,
         weights: json!({"emoji-svc": 0, "emoji-svc-west": 1}).as_object().expect("an object").clone(),
         failback: None,
+        splits: Vec::new(),
     }
 }
 
@@ -120,7 +121,7 @@ fn a_run_is_one_line() {
     );
     assert_eq!(
         run_line(&mk_run(None), &["it did not fail over".to_owned()]),
-        "112 of 1,112 requests failed, FAIL: it did not fail over"
+        "stayed, 112 of 1,112 requests failed, FAIL: it did not fail over"
     );
 }
 

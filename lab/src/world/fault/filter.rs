@@ -3,10 +3,11 @@
 //! nothing, breaks and mends within microseconds and as often as wanted. Dropping the fault removes its tables.
 
 use std::fmt::Write as _;
+use std::fs;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::super::build::in_parallel;
 use super::super::netlink::Netlink;
@@ -29,7 +30,16 @@ pub struct Filter {
     chains: String,
     /// One per place, once the tables are there.
     switches: Vec<Netlink>,
+    /// Its places answer each packet, and not only as many a second as the kernel allows a host.
+    answers_all: bool,
+    /// What the places' limits of ICMP were, once they were lifted.
+    limits: Vec<String>,
 }
+
+/// Which kinds of ICMP a host sends only so often, as bits: by default 6168, which holds destination unreachable
+/// (Documentation/networking/ip-sysctl.rst, icmp_ratemask). Six connects of forty were answered with it, because the
+/// kernel allows one peer six answers at once and one a second then; a router in hardware answers far more.
+const ICMP_LIMITED: &str = "/proc/sys/net/ipv4/icmp_ratemask";
 
 /// A node's chains for what it forwards and what it sends itself, as its agent's checks do.
 const ON_NODES: [(&str, &str); 2] = [("forwarded", "forward"), ("sent", "output")];
@@ -61,7 +71,9 @@ impl Filter {
             .flat_map(|pod| [format!("ip daddr {}", pod.address()), format!("ip6 daddr {}", pod.address_v6())])
             .map(|matches| format!("{matches} reject with icmpx type host-unreachable"))
             .collect();
-        Filter::new(netns_of_nodes(nodes), &ON_NODES, &rules)
+        let mut filter = Filter::new(netns_of_nodes(nodes), &ON_NODES, &rules);
+        filter.answers_all = true;
+        filter
     }
 
     /// From these nodes nothing reaches these endpoints any more: packets are dropped on the way out.
@@ -92,7 +104,7 @@ impl Filter {
                 .expect("writing to a String cannot fail");
         }
         let table = format!("fault{}", NEXT_TABLE.fetch_add(1, Ordering::Relaxed));
-        Filter { places, table, chains, switches: Vec::new() }
+        Filter { places, table, chains, switches: Vec::new(), answers_all: false, limits: Vec::new() }
     }
 
     /// Replaces what an earlier attempt may have left, so that it can be tried again.
@@ -101,6 +113,20 @@ impl Filter {
         let script =
             format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n{}}}\n", self.chains);
         in_parallel(&self.places, |place| place.within(|| tool::run("nft", &["-f", "-"], &script))?)
+    }
+
+    /// Remembers the limits, for [`Filter::drop`].
+    fn lift_limits(&mut self) -> Result<()> {
+        let lift = || {
+            let before = fs::read_to_string(ICMP_LIMITED)?;
+            fs::write(ICMP_LIMITED, "0")?;
+            Ok::<String, std::io::Error>(before)
+        };
+        for place in &self.places {
+            let before = place.within(lift)?;
+            self.limits.push(before.with_context(|| format!("cannot change {ICMP_LIMITED}"))?);
+        }
+        Ok(())
     }
 
     fn switch(&mut self, broken: bool) -> Result<Span> {
@@ -115,6 +141,9 @@ impl Fault for Filter {
         if self.switches.is_empty() {
             self.make_tables()?;
             self.switches = self.places.iter().map(Netlink::to_filter).collect::<Result<_>>()?;
+            if self.answers_all {
+                self.lift_limits()?;
+            }
         }
         Ok(())
     }
@@ -131,6 +160,9 @@ impl Fault for Filter {
 
 impl Drop for Filter {
     fn drop(&mut self) {
+        for (place, before) in self.places.iter().zip(&self.limits) {
+            place.within(|| fs::write(ICMP_LIMITED, before)).ok();
+        }
         if self.switches.is_empty() {
             return;
         }
