@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "world/converse.rs"]
+mod converse;
 #[path = "world/load.rs"]
 mod load;
 #[path = "world/mesh.rs"]
