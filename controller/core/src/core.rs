@@ -71,6 +71,7 @@ struct Told {
 #[derive(Debug, Default)]
 struct Disbelieved {
     unknown_destinations: u64,
+    last_unknown: Option<Destination>,
     foreign_endpoints: u64,
     told: BTreeMap<NodeId, Time>,
 }
@@ -80,6 +81,8 @@ struct Disbelieved {
 pub struct Sums {
     /// Rows about destinations of no split: of one that is just gone, or made up.
     pub unknown_destinations: u64,
+    /// The last of them.
+    pub last_unknown: Option<Destination>,
     /// Words of agents about endpoints on other nodes that only those nodes' agents may speak for.
     pub foreign_endpoints: u64,
 }
@@ -210,6 +213,7 @@ impl Core {
     pub const fn sums(&self) -> Sums {
         Sums {
             unknown_destinations: self.disbelieved.unknown_destinations,
+            last_unknown: self.disbelieved.last_unknown,
             foreign_endpoints: self.disbelieved.foreign_endpoints,
         }
     }

@@ -611,7 +611,8 @@ impl Target {
     pub fn observers<'a>(&'a self, sight: Sight<'a>) -> impl Iterator<Item = NodeId> + 'a {
         let mut nodes = BTreeSet::new();
         let at = self.observed_at(sight.now);
-        for to in self.shape.endpoints.values().flatten() {
+        let checked = self.shape.endpoints.values().flatten().filter(|to| !sight.is_meshed(&self.shape, to));
+        for to in checked {
             nodes.extend(
                 sight
                     .evidence

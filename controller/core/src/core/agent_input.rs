@@ -81,6 +81,7 @@ impl Core {
     ) {
         let Some(targets) = self.by_destination.get(&row.to) else {
             self.disbelieved.unknown_destinations += 1;
+            self.disbelieved.last_unknown = Some(row.to);
             return;
         };
         let targets = targets.clone();

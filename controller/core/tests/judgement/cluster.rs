@@ -13,7 +13,7 @@ use controller_core::{Config, Core, Input, Output, Time};
 use probe_common::cause::FailureCause;
 use probe_common::wire::{
     AgentFrame, CheckOutcome, CheckRequest, CheckResult, CheckResults, ControllerFrame, Destination, First, Hello,
-    Report, Row, Totals,
+    Meshed, Report, Row, Totals,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -53,7 +53,8 @@ struct Node {
     stream: u64,
     seq: u64,
     alive: bool,
-    rows: BTreeMap<Destination, Row>,
+    /// By destination, and whether they are self-hops.
+    rows: BTreeMap<(Destination, bool), Row>,
     outstanding: Vec<(u64, Destination)>,
     last_report: u64,
     checks: Vec<(u64, CheckRequest)>,
@@ -139,7 +140,11 @@ impl Cluster {
     /// The standard shape: emoji-svc here, emoji-svc-west behind a gateway, traffic to the primary.
     pub(crate) fn new(layout: Layout) -> Self {
         let mut cluster = Self::without_objects(&layout);
-        let node = |index: u8| format!("backend-{}", index % layout.backend_nodes.max(1));
+        let node = |index: u8| match (layout.backend_nodes, layout.client_nodes) {
+            // Small clusters have no nodes of their own for backends.
+            (0, clients) => format!("client-{}", index % clients.max(1)),
+            (backends, _) => format!("backend-{}", index % backends),
+        };
         let primary = (0..layout.endpoints).map(|index| mk_endpoint(1, index + 1, &node(index))).collect();
         let gateway = EndpointFacts {
             identity: "198.51.100.7".into(),
@@ -322,6 +327,33 @@ impl Cluster {
         attempt(node, to, self.now_ms, &self.world, &mut self.lots);
     }
 
+    /// The mesh's proxy of an endpoint on `node` dials its application.
+    pub(crate) fn self_hop(&mut self, node: &str, to: Destination, refused: bool) {
+        let now_ms = self.now_ms;
+        let node = self.nodes.iter_mut().find(|other| other.name == node).expect("a node that exists");
+        let row = node
+            .rows
+            .entry((to, true))
+            .or_insert_with(|| Row { self_hop: true, ..Row::empty(to, now_ms * MS, now_ms * MS) });
+        row.attempts += 1;
+        row.to_ns = now_ms * MS;
+        if refused {
+            row.refused += 1;
+            row.clients = 1;
+            row.first.get_or_insert(First { started_ns: now_ms * MS, failed_ns: now_ms * MS });
+        } else {
+            row.established += 1;
+        }
+    }
+
+    /// A node's agent says which endpoints on it are meshed.
+    pub(crate) fn say_meshed(&mut self, node: &str, endpoints: &[Destination]) {
+        let endpoints = endpoints.iter().map(Destination::ip).collect();
+        let frame = AgentFrame::Meshed(Meshed { now_ns: self.now_ms * MS, endpoints });
+        let stream = self.nodes.iter().find(|other| other.name == node).expect("a node that exists").stream;
+        self.input(Input::Agent { node: node.into(), stream, frame });
+    }
+
     /// What a client dials: a backend by weight, then one of its ready endpoints.
     fn dialled(&mut self) -> Option<Destination> {
         let split = self.splits.values().next()?;
@@ -452,7 +484,7 @@ impl Cluster {
 
 fn attempt(node: &mut Node, to: Destination, now_ms: u64, world: &World, lots: &mut Lots) {
     let answer = world(&node.name, to, now_ms, lots);
-    let row = node.rows.entry(to).or_insert_with(|| Row::empty(to, now_ms * MS, now_ms * MS));
+    let row = node.rows.entry((to, false)).or_insert_with(|| Row::empty(to, now_ms * MS, now_ms * MS));
     row.attempts += 1;
     row.to_ns = now_ms * MS;
     match answer {
@@ -478,7 +510,7 @@ fn settle_late(node: &mut Node, now_ms: u64) {
         if now_ms < started + LATE_MS {
             return true;
         }
-        let row = rows.entry(*to).or_insert_with(|| Row::empty(*to, now_ms * MS, now_ms * MS));
+        let row = rows.entry((*to, false)).or_insert_with(|| Row::empty(*to, now_ms * MS, now_ms * MS));
         row.late += 1;
         row.clients = clients;
         row.first.get_or_insert(First { started_ns: started * MS, failed_ns: now_ms * MS });

@@ -4,7 +4,10 @@
 mod cluster;
 mod hands;
 mod limits;
+mod mesh;
+mod noise;
 mod ports;
+mod small;
 mod vantage;
 
 use std::net::IpAddr;

@@ -125,3 +125,26 @@ fn a_half_dead_primary_that_loses_the_rest_is_left() {
     assert!((100..400).contains(&took), "{took}");
     heal(&mut cluster);
 }
+
+#[test]
+fn checks_that_pass_while_nearly_every_connection_fails_for_seconds_are_overruled() {
+    for rate in [100, 1_000] {
+        let mut cluster = Cluster::new(Layout { rate, ..Layout::default() }).warm_up();
+        refuse_primary(&mut cluster);
+        cluster.world_of_checks = Some(Box::new(|_, _, _, _| Answer::Established));
+        let took = cluster.run_until_written(8_000).expect("fails over");
+        assert!((5_000..5_500).contains(&took), "{rate}/s: after {took} ms");
+        assert_eq!(crate::mesh::grounds(&cluster), [controller_core::target::Grounds::ChecksDisagree]);
+    }
+}
+
+#[test]
+fn checks_that_pass_are_believed_where_connections_of_one_client_node_get_through() {
+    let mut cluster = Cluster::new(Layout::default()).warm_up();
+    cluster.world = Box::new(|from, to, _, lots| {
+        let through = from == "client-2" && lots.below(4) == 0;
+        if is_primary(to) && !through { Answer::Refused } else { Answer::Established }
+    });
+    cluster.world_of_checks = Some(Box::new(|_, _, _, _| Answer::Established));
+    check_stays(cluster, 20_000);
+}
