@@ -10,7 +10,7 @@
 //! kinds), `list` and `watch` (reading), `form` and `table` (what an answer looks like), `http` and `serve` (the
 //! wire).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch::{Receiver, Sender};
 
 mod admit;
+mod audit;
 mod convert;
 mod discovery;
 mod form;
@@ -39,9 +40,11 @@ mod store;
 mod table;
 mod watch;
 
+pub use audit::Request;
 pub use resources::{Resource, Row, Served};
 pub use status::Status;
 
+use audit::Audit;
 use object::{meta, text};
 use registry::{Attempt, Part, Preconditions, Registry, Target};
 
@@ -63,6 +66,24 @@ struct Inner {
     listeners: Sender<Listeners>,
     /// Refusals that a test scripted for the next writes.
     refusals: Mutex<VecDeque<Status>>,
+    /// How many of the next writes get no answer.
+    unanswered: Mutex<usize>,
+    /// Kinds that are not served at present.
+    withheld: Mutex<BTreeSet<Resource>>,
+    audit: Mutex<Audit>,
+}
+
+/// How a server comes back from [`ApiServer::restart`]. Its objects stay in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// With everything that it knew: whoever watched goes on where it was.
+    Whole,
+    /// Without the history of changes: whoever wants to go on from an old version is answered 410.
+    Compacted,
+    /// With new versions for all objects, counted from here: what they were before says nothing of what they are now.
+    /// Below the old ones, as after a restore of older storage, a watch from an old version waits for the counting to
+    /// come so far, and says nothing until then; real servers do so too.
+    Renumbered(u64),
 }
 
 /// What is wrong with the server at the moment, on request.
@@ -127,6 +148,9 @@ impl ApiServer {
             faults: Sender::new(Faults { serving: true, latency: Duration::ZERO }),
             listeners: Sender::new(Listeners::default()),
             refusals: Mutex::new(VecDeque::new()),
+            unanswered: Mutex::new(0),
+            withheld: Mutex::new(BTreeSet::new()),
+            audit: Mutex::new(Audit::default()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -260,6 +284,77 @@ impl ApiServer {
     pub async fn start(&self) {
         self.inner.faults.send_modify(|faults| faults.serving = true);
         self.await_listeners(|listeners| listeners.listening == listeners.running).await;
+    }
+
+    /// Dies and comes back: every connection breaks, and between the two nothing is answered. Returns when every listener
+    /// accepts connections again.
+    pub async fn restart(&self, how: Restart) {
+        self.stop().await;
+        self.write(false, |registry, _| match how {
+            Restart::Whole => {}
+            Restart::Compacted => registry.store_mut().compact(),
+            Restart::Renumbered(first) => registry.store_mut().renumber(first),
+        });
+        self.start().await;
+    }
+
+    /// Serves a kind no more, as a cluster does whose CustomResourceDefinition is missing; its objects stay. Watches that
+    /// run go on: a real server ends them, which [`ApiServer::restart`] does too.
+    ///
+    /// # Panics
+    /// Never in practice: no code panics while it holds the set.
+    pub fn withhold(&self, resource: Resource) {
+        self.withheld().insert(resource);
+    }
+
+    /// Serves a kind again.
+    ///
+    /// # Panics
+    /// As [`ApiServer::withhold`].
+    pub fn serve_again(&self, resource: Resource) {
+        self.withheld().remove(&resource);
+    }
+
+    pub(crate) fn served(&self) -> Vec<Resource> {
+        let withheld = self.withheld();
+        Resource::ALL.into_iter().filter(|resource| !withheld.contains(resource)).collect()
+    }
+
+    pub(crate) fn is_withheld(&self, resource: Resource) -> bool {
+        self.withheld().contains(&resource)
+    }
+
+    fn withheld(&self) -> MutexGuard<'_, BTreeSet<Resource>> {
+        self.inner.withheld.lock().expect("no code panics while it holds the set")
+    }
+
+    /// Everything that was asked over the wire, oldest first; the last 65,536 requests.
+    ///
+    /// # Panics
+    /// Never in practice: no code panics while it holds the list.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        self.inner.audit.lock().expect("no code panics while it holds the list").requests()
+    }
+
+    pub(crate) fn keep(&self, request: Request) {
+        self.inner.audit.lock().expect("no code panics while it holds the list").keep(request);
+    }
+
+    /// Carries out the next `count` requests over the wire that are not reads, and answers them with nothing but silence.
+    ///
+    /// # Panics
+    /// Never in practice: no code panics while it holds the number.
+    pub fn leave_unanswered(&self, count: usize) {
+        *self.inner.unanswered.lock().expect("no code panics while it holds the number") += count;
+    }
+
+    /// Takes one from what [`ApiServer::leave_unanswered`] left.
+    pub(crate) fn takes_silence(&self) -> bool {
+        let mut left = self.inner.unanswered.lock().expect("no code panics while it holds the number");
+        let takes = *left > 0;
+        *left = left.saturating_sub(1);
+        takes
     }
 
     async fn await_listeners(&self, reached: impl FnMut(&Listeners) -> bool) {

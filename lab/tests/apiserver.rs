@@ -18,7 +18,7 @@ use kube::api::{
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config, ResourceExt};
-use lab::apiserver::{ApiServer, Resource, Status};
+use lab::apiserver::{ApiServer, Resource, Restart, Status};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -528,4 +528,80 @@ async fn http2_without_tls_is_spoken_too() {
     let body = response.into_body().collect().await.unwrap().to_bytes();
     let namespace: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(namespace["status"]["phase"], "Active");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_may_keep_all_forget_the_past_or_count_anew() {
+    let lab = Lab::new().await;
+    for name in ["a", "b", "c"] {
+        lab.server.create(serde_json::to_value(mk_listed_map(name)).unwrap()).unwrap();
+    }
+    let version = lab.maps().list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let watch_from = async |version: String| {
+        let params = WatchParams::default().timeout(1);
+        let maps = lab.maps();
+        let events = maps.watch(&params, &version).await.unwrap();
+        within("the watch", events.try_collect::<Vec<_>>()).await.unwrap()
+    };
+    within("a whole restart", lab.server.restart(Restart::Whole)).await;
+    assert!(watch_from(version.clone()).await.is_empty(), "goes on where it was");
+    within("a compacted restart", lab.server.restart(Restart::Compacted)).await;
+    let events = watch_from(version.clone()).await;
+    assert!(matches!(&events[..], [WatchEvent::Error(status)] if status.code == 410), "{events:?}");
+    within("a renumbered restart", lab.server.restart(Restart::Renumbered(1_000))).await;
+    let list = lab.maps().list(&ListParams::default()).await.unwrap();
+    assert_eq!(list.items.len(), 3, "objects stay");
+    assert!(list.metadata.resource_version.unwrap().parse::<u64>().unwrap() > 1_000);
+    let events = watch_from(version).await;
+    assert!(matches!(&events[..], [WatchEvent::Error(status)] if status.code == 410), "{events:?}");
+}
+
+fn mk_listed_map(name: &str) -> Value {
+    let mut map = serde_json::to_value(mk_map(name, "kept")).unwrap();
+    (map["apiVersion"], map["kind"]) = (json!("v1"), json!("ConfigMap"));
+    map["metadata"]["namespace"] = json!("emojivoto");
+    map
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kind_can_be_missing_and_come_back() {
+    let lab = Lab::new().await;
+    lab.server.create(mk_split("web", [1, 0])).unwrap();
+    lab.server.withhold(Resource::TrafficSplits);
+    assert_eq!(refusal(lab.splits("v1alpha1").list(&ListParams::default()).await).0, 404);
+    let found = lab.client().list_api_group_resources("split.smi-spec.io/v1alpha1").await;
+    assert_eq!(refusal(found).0, 404);
+    lab.server.serve_again(Resource::TrafficSplits);
+    assert_eq!(lab.splits("v1alpha1").list(&ListParams::default()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_asked_over_the_wire_is_kept_with_what_it_left() {
+    let lab = Lab::new().await;
+    lab.server.create(mk_split("web", [1, 0])).unwrap();
+    let splits = lab.splits("v1alpha2");
+    splits.list(&ListParams::default()).await.unwrap();
+    let patch = json!({ "metadata": { "labels": { "a": "b" } } });
+    splits.patch("web", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    refusal(splits.get("none").await);
+    let asked = lab.server.requests();
+    let seen: Vec<_> = asked.iter().map(|one| (one.verb, one.name.as_str(), one.code)).collect();
+    assert_eq!(seen, [("list", "", 200), ("patch", "web", 200), ("get", "none", 404)], "no direct call of the lab");
+    assert_eq!(asked[1].left.as_ref().unwrap()["metadata"]["labels"]["a"], "b");
+    assert_eq!(
+        (asked[1].api_version.as_str(), asked[1].namespace.as_str()),
+        ("split.smi-spec.io/v1alpha2", "emojivoto")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_may_be_taken_and_never_answered() {
+    let lab = Lab::new().await;
+    lab.server.leave_unanswered(1);
+    let maps = lab.maps();
+    let (params, map) = (PostParams::default(), mk_map("m", "kept"));
+    let unanswered = tokio::time::timeout(Duration::from_millis(200), maps.create(&params, &map));
+    assert!(unanswered.await.is_err(), "no answer comes");
+    assert_eq!(lab.maps().get("m").await.unwrap().data.unwrap()["k"], "kept");
+    lab.maps().create(&PostParams::default(), &mk_map("n", "kept")).await.unwrap();
 }

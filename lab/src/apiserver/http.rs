@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::extract::Query as Pairs;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderName, Method, Request, Response};
 use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxBody};
@@ -20,10 +20,12 @@ use super::object::{meta, text};
 use super::patch::PatchFormat;
 use super::query::Query;
 use super::registry::{Part, Preconditions, Target};
+use super::resources::Resource;
 use super::route::Route;
 use super::select::Selection;
 use super::status::Status;
-use super::{ApiServer, convert, discovery, watch};
+use super::{ApiServer, audit, convert, discovery, watch};
+use crate::world::clock::now_ns;
 
 /// Largest body that is read, as in a real server.
 const BODY_LIMIT_BYTES: usize = 3 * 1024 * 1024;
@@ -44,13 +46,57 @@ pub(crate) async fn answer(server: ApiServer, request: Request<Incoming>) -> Res
         tokio::time::sleep(latency).await;
     }
     let (parts, body) = request.into_parts();
+    let is_read = parts.method == Method::GET;
     let reply = match Limited::new(body, BODY_LIMIT_BYTES).collect().await {
         Ok(body) => reply(&server, &parts, &body.to_bytes()),
         Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Status::too_large(BODY_LIMIT_BYTES)),
         Err(error) => Err(Status::bad_request(format!("the body of the request could not be read: {error}"))),
     };
     let reply = reply.unwrap_or_else(|status| Reply::Json(status.code(), status.to_json()));
+    server.keep(audited(&parts, &reply));
+    if !is_read && server.takes_silence() {
+        // Whoever waits gives up long before, and with the connection this ends.
+        std::future::pending::<()>().await;
+    }
     Ok(response(&server, reply))
+}
+
+/// The request as the audit keeps it.
+fn audited(parts: &Parts, reply: &Reply) -> audit::Request {
+    let path = parts.uri.path();
+    let (resource, served, namespace, name, is_status) = match Route::parse(path) {
+        None => (None, None, "", "", false),
+        Some(Route::Collection { resource, served, namespace }) => {
+            (Some(resource), Some(served), namespace.unwrap_or_default(), "", false)
+        }
+        Some(Route::Object { resource, served, namespace, name }) => {
+            (Some(resource), Some(served), namespace, name, false)
+        }
+        Some(Route::Status { resource, served, namespace, name }) => {
+            (Some(resource), Some(served), namespace, name, true)
+        }
+    };
+    let is_write = parts.method != Method::GET;
+    let (code, left) = match reply {
+        Reply::Json(code, object) => {
+            let is_kept = is_write && (200..300).contains(code) && resource == Some(Resource::TrafficSplits);
+            (*code, is_kept.then(|| object.clone()))
+        }
+        Reply::Text(_) | Reply::Watch(_) => (200, None),
+    };
+    audit::Request {
+        at_ns: now_ns(),
+        verb: audit::verb(&parts.method, resource.is_some() && name.is_empty(), matches!(reply, Reply::Watch(_))),
+        path: path.to_owned(),
+        resource,
+        api_version: served.map(|served| served.api_version()).unwrap_or_default(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        is_status,
+        client: header(parts, &USER_AGENT).to_owned(),
+        code,
+        left,
+    }
 }
 
 fn response(server: &ApiServer, reply: Reply) -> Response<Body> {
@@ -77,6 +123,9 @@ fn full(text: String) -> Body {
 fn reply(server: &ApiServer, parts: &Parts, body: &[u8]) -> Result<Reply, Status> {
     let path = parts.uri.path();
     if let Some(route) = Route::parse(path) {
+        if server.is_withheld(route.resource()) {
+            return Err(Status::no_such_path());
+        }
         return route_reply(server, parts, route, body);
     }
     if parts.method != Method::GET {
@@ -84,7 +133,9 @@ fn reply(server: &ApiServer, parts: &Parts, body: &[u8]) -> Result<Reply, Status
     }
     match path {
         "/healthz" | "/livez" | "/readyz" => Ok(Reply::Text("ok")),
-        _ => discovery::document(path).map(|found| Reply::Json(200, found)).ok_or_else(Status::no_such_path),
+        _ => discovery::document(path, &server.served())
+            .map(|found| Reply::Json(200, found))
+            .ok_or_else(Status::no_such_path),
     }
 }
 

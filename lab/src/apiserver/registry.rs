@@ -113,6 +113,11 @@ impl Registry {
         &self.store
     }
 
+    /// For what no request can do: the server's own restart.
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        &mut self.store
+    }
+
     /// The object in the version that the client speaks.
     pub(crate) fn get(&self, target: Target<'_>) -> Result<Value, Status> {
         Ok(target.to_served(self.find(target)?))

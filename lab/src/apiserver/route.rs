@@ -14,6 +14,15 @@ pub(crate) enum Route<'a> {
 }
 
 impl<'a> Route<'a> {
+    /// The kind that it is about.
+    pub(crate) fn resource(self) -> Resource {
+        match self {
+            Self::Collection { resource, .. } | Self::Object { resource, .. } | Self::Status { resource, .. } => {
+                resource
+            }
+        }
+    }
+
     pub(crate) fn parse(path: &'a str) -> Option<Self> {
         let mut segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let prefix = if segments.first() == Some(&"api") { 2 } else { 3 };

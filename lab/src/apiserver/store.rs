@@ -150,6 +150,37 @@ impl Store {
         Ok((changes, complete_to))
     }
 
+    /// Forgets every change, as a server does that compacted its history: whoever watched before this has to list anew.
+    pub(crate) fn compact(&mut self) {
+        self.revision += 1;
+        self.begin_history();
+    }
+
+    /// Gives every object a new version, from `first` on and in no relation to the old ones, as after a restore of the
+    /// server's storage. Every earlier change is forgotten.
+    pub(crate) fn renumber(&mut self, first: u64) {
+        let mut next = first.max(1);
+        // Backwards, so that not even the order of the versions is the old one.
+        for shelf in self.shelves.values_mut().rev() {
+            for object in shelf.objects.values_mut().rev() {
+                next += 1;
+                let mut renumbered = Value::clone(object);
+                set_meta(&mut renumbered, "resourceVersion", next.to_string());
+                *object = Arc::new(renumbered);
+            }
+        }
+        self.revision = next;
+        self.begin_history();
+    }
+
+    fn begin_history(&mut self) {
+        for shelf in self.shelves.values_mut() {
+            shelf.history.clear();
+            shelf.dropped = self.revision;
+            shelf.latest = self.revision;
+        }
+    }
+
     fn record(&mut self, resource: Resource, change: Change) {
         self.revision = change.revision;
         let limit = self.history_limit;
@@ -212,6 +243,37 @@ mod tests {
         assert!(store.snapshot(Resource::ConfigMaps, start).is_none());
         let (changes, complete_to) = store.changes_after(Resource::ConfigMaps, start + 1).unwrap();
         assert_eq!((changes.len(), complete_to), (4, store.revision()));
+    }
+
+    #[test]
+    fn a_compacted_store_keeps_its_objects_and_no_past() {
+        let mut store = Store::new(16);
+        store.put(Resource::ConfigMaps, mk_map("m", "kept"));
+        let before = store.revision();
+        store.compact();
+        assert_eq!(store.changes_after(Resource::ConfigMaps, before).unwrap_err().code(), 410);
+        assert!(store.snapshot(Resource::ConfigMaps, before).is_none());
+        let (changes, complete_to) = store.changes_after(Resource::ConfigMaps, store.revision()).unwrap();
+        assert_eq!((changes.len(), complete_to), (0, store.revision()));
+        assert_eq!(store.objects(Resource::ConfigMaps).count(), 1);
+    }
+
+    #[test]
+    fn a_renumbered_store_may_count_from_below_what_was() {
+        let mut store = Store::new(16);
+        for turn in 0..50 {
+            store.put(Resource::ConfigMaps, mk_map(if turn % 2 == 0 { "a" } else { "b" }, "kept"));
+        }
+        let before = store.revision();
+        store.renumber(7);
+        assert!(store.revision() < before);
+        let versions: Vec<_> = store
+            .objects(Resource::ConfigMaps)
+            .map(|(key, object)| (key.name.clone(), meta(object, "resourceVersion")))
+            .collect();
+        assert_eq!(versions, [("a".to_owned(), "9"), ("b".to_owned(), "8")], "not even in the old order");
+        assert_eq!(store.changes_after(Resource::ConfigMaps, store.revision() - 1).unwrap_err().code(), 410);
+        assert!(store.changes_after(Resource::ConfigMaps, before).unwrap().0.is_empty(), "from the future: waits");
     }
 
     #[test]
