@@ -9,11 +9,13 @@ mod connection;
 mod counters;
 mod fault;
 mod rate;
+mod sense;
 mod stream;
+mod telling;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use controller_core::Time;
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 use crate::config::Cidr;
 pub(crate) use counters::Counters;
 use fault::Fault;
+use telling::Telling;
 
 /// Pause after a failed accept. EMFILE and ENFILE stay until some other file is closed: without a pause the loop spins.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -102,6 +105,20 @@ pub(crate) struct Ingest {
     pub(crate) limits: Limits,
     /// The controller's clock.
     pub(crate) now: fn() -> Time,
+    /// What was logged lately.
+    pub(crate) telling: Told,
+}
+
+/// What was logged lately, shared by all streams.
+#[derive(Debug, Default)]
+pub(crate) struct Told(Mutex<Telling>);
+
+impl Told {
+    /// See [`Telling::admits`].
+    fn admits(&self, who: &str, kind: &'static str, now: Time) -> Option<u64> {
+        // A panic elsewhere under the lock leaves a whole map.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).admits(who, kind, now)
+    }
 }
 
 /// Where connections come from; a listener, except in a test of what accept may answer.
@@ -158,9 +175,19 @@ impl Ingest {
 
     /// Tells and counts.
     fn fault(&self, peer: Option<SocketAddr>, fault: &Fault) {
-        self.counters.fault(fault.kind());
+        self.tell(None, peer, fault, "Agent's connection was not taken");
+    }
+
+    /// Counts, and logs unless the same was logged a moment ago.
+    fn tell(&self, node: Option<&str>, peer: Option<SocketAddr>, fault: &Fault, message: &'static str) {
+        let kind = fault.kind();
+        self.counters.fault(kind);
+        let who = peer.map_or_else(String::new, |peer| peer.ip().to_string());
+        let who = node.map_or(who, ToOwned::to_owned);
+        let Some(hushed) = self.telling.admits(&who, kind, (self.now)()) else { return };
+        let hushed = (hushed > 0).then_some(hushed);
         let peer = peer.map(tracing::field::display);
-        tracing::warn!(peer, kind = fault.kind(), error = %fault, "Agent's connection or stream was not taken");
+        tracing::warn!(node, peer, kind, error = %fault, hushed, "{message}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What can be wrong with a connection or a stream of an agent. Pure.
 //!
 //! In: nothing. Out: one sentence for the log and one of a closed set of kinds for the metric. It deliberately carries no
-//! payload: what a stranger sends does not belong in a log.
+//! more of what a stranger sent than the name or field that is wrong, cut short and escaped.
 
 use std::io;
 use std::time::Duration;
@@ -36,17 +36,20 @@ pub(super) enum Fault {
     #[error("its first frame is not a Hello")]
     FirstFrame,
     /// The agent's author.
-    #[error("it said Hello a second time")]
-    SecondHello,
+    #[error("it speaks for node {bound:?} and said Hello a second time, for node {named:?}")]
+    SecondHello { bound: String, named: String },
     /// The agent's author.
-    #[error("its Hello names no Kubernetes node")]
-    NodeName,
+    #[error("its Hello names {0:?}, which is no name of a Kubernetes node")]
+    NodeName(String),
     /// Whoever runs versions that do not go together.
     #[error("{0}")]
     Decode(#[source] DecodeError),
     /// The agent's author: the frame is passed over, the stream goes on.
     #[error("{0}")]
     Payload(#[source] DecodeError),
+    /// The agent's author: the frame is passed over, the stream goes on.
+    #[error("{kind} frame: {field}")]
+    Nonsense { kind: &'static str, field: String },
 }
 
 impl Fault {
@@ -61,12 +64,13 @@ impl Fault {
             Self::NoHello(_) => "no-hello",
             Self::Request => "request",
             Self::FirstFrame => "first-frame",
-            Self::SecondHello => "second-hello",
-            Self::NodeName => "node-name",
+            Self::SecondHello { .. } => "second-hello",
+            Self::NodeName(_) => "node-name",
             Self::Decode(DecodeError::Version(_)) => "version",
             Self::Decode(DecodeError::TooLarge { .. }) => "too-large",
             Self::Decode(DecodeError::Truncated { .. }) => "truncated",
             Self::Decode(DecodeError::Payload { .. }) | Self::Payload(_) => "payload",
+            Self::Nonsense { .. } => "nonsense",
         }
     }
 }

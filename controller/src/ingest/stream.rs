@@ -14,15 +14,19 @@ use bytes::Bytes;
 use futures::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body, Frame as BodyFrame, Incoming};
-use probe_common::wire::{AgentFrame, ControllerFrame, DecodeError, Decoded, Decoder, Frame as _};
+use probe_common::wire::{AgentFrame, ControllerFrame, Decoded, Decoder, Frame as _};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fault::Fault;
 use super::rate::Allowance;
+use super::sense;
 use super::{Arrival, DOWNSTREAM_FRAMES, Ingest};
 
 /// Kubernetes' limit for a node's name (a DNS subdomain, RFC 1123).
 const NODE_NAME_BYTES: usize = 253;
+
+/// Of a name that is none, so much is shown.
+const SHOWN_CHARS: usize = 64;
 
 /// Numbers streams, over all connections.
 static NEXT_STREAM: AtomicU64 = AtomicU64::new(1);
@@ -125,10 +129,7 @@ impl Stream {
         let node = self.binding.as_ref().map(|binding| binding.node.as_str());
         match &ended {
             Ok(end) => tracing::info!(node, peer = %self.peer, reason = end.as_str(), "Agent stream ended"),
-            Err(fault) => {
-                self.ingest.counters.fault(fault.kind());
-                tracing::warn!(node, peer = %self.peer, kind = fault.kind(), error = %fault, "Agent stream was ended");
-            }
+            Err(fault) => self.ingest.tell(node, Some(self.peer), fault, "Agent stream was ended"),
         }
         if let Some(Binding { node, stream }) = self.binding.take() {
             self.bound.fetch_sub(1, Ordering::Relaxed);
@@ -180,7 +181,7 @@ impl Stream {
                 }
                 Err(error) if error.is_fatal() => return Err(Fault::Decode(error)),
                 Err(error) => {
-                    self.pass_over(error);
+                    self.pass_over(&Fault::Payload(error));
                     self.slow_down().await;
                 }
             }
@@ -196,11 +197,9 @@ impl Stream {
         }
     }
 
-    fn pass_over(&self, error: DecodeError) {
-        let fault = Fault::Payload(error);
-        self.ingest.counters.fault(fault.kind());
+    fn pass_over(&self, fault: &Fault) {
         let node = self.binding.as_ref().map(|binding| binding.node.as_str());
-        tracing::warn!(node, peer = %self.peer, error = %fault, "Agent's frame was passed over");
+        self.ingest.tell(node, Some(self.peer), fault, "Agent's frame was passed over");
     }
 
     async fn take(&mut self, frame: AgentFrame) -> Result<Option<End>, Fault> {
@@ -208,14 +207,24 @@ impl Stream {
         match (&frame, &self.binding) {
             (AgentFrame::Hello(hello), None) => {
                 let node = hello.node.clone();
+                if !is_node_name(&node) {
+                    return Err(Fault::NodeName(shown(&node)));
+                }
                 tracing::info!(node, peer = %self.peer, version = hello.version, "Agent stream began");
                 if !self.bind(node).await? {
                     return Ok(Some(End::Released));
                 }
             }
-            (AgentFrame::Hello(_), Some(_)) => return Err(Fault::SecondHello),
+            (AgentFrame::Hello(hello), Some(binding)) => {
+                return Err(Fault::SecondHello { bound: binding.node.clone(), named: shown(&hello.node) });
+            }
             (_, None) => return Err(Fault::FirstFrame),
-            (_, Some(_)) => {}
+            (frame, Some(_)) => {
+                if let Err(field) = sense::check(frame) {
+                    self.pass_over(&Fault::Nonsense { kind: kind(frame), field });
+                    return Ok(None);
+                }
+            }
         }
         self.ingest.counters.frame(kind(&frame));
         let Some(Binding { node, stream }) = &self.binding else { return Err(Fault::FirstFrame) };
@@ -226,10 +235,9 @@ impl Stream {
 
     /// Binds the stream to a node; whether anybody listens.
     async fn bind(&mut self, node: String) -> Result<bool, Fault> {
-        if !is_node_name(&node) {
-            return Err(Fault::NodeName);
-        }
-        let Some(downstream) = self.downstream.take() else { return Err(Fault::SecondHello) };
+        let Some(downstream) = self.downstream.take() else {
+            return Err(Fault::SecondHello { bound: node.clone(), named: node });
+        };
         let stream = NEXT_STREAM.fetch_add(1, Ordering::Relaxed);
         let began = Arrival::Began { node: node.clone(), stream, downstream };
         if self.ingest.arrivals.send(began).await.is_err() {
@@ -240,6 +248,11 @@ impl Stream {
         self.binding = Some(Binding { node, stream });
         Ok(true)
     }
+}
+
+/// A name as a stranger gave it, short and without control characters, for the log.
+fn shown(name: &str) -> String {
+    name.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect()
 }
 
 fn is_node_name(name: &str) -> bool {

@@ -33,8 +33,14 @@ impl Server {
     fn serve(address: SocketAddr, listener: impl Accept + Send + 'static, limits: Limits) -> Self {
         let (sender, arrivals) = mpsc::channel(1_024);
         let counters = Counters::default();
-        let ingest =
-            Ingest { allowed: Vec::new(), arrivals: sender, counters: counters.clone(), limits, now: clock::monotonic };
+        let ingest = Ingest {
+            allowed: Vec::new(),
+            arrivals: sender,
+            counters: counters.clone(),
+            limits,
+            now: clock::monotonic,
+            telling: Told::default(),
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, ingest));
         Self { address, arrivals, counters, _tasks: tasks }
@@ -459,6 +465,7 @@ fn loopback_and_named_addresses_are_taken() {
         counters: Counters::default(),
         limits: Limits::default(),
         now: clock::monotonic,
+        telling: Told::default(),
     };
     for (address, expected) in [
         ("127.0.0.1", true),
