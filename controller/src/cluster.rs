@@ -5,7 +5,9 @@
 //! no filter by relevance (the core knows what it needs) and no write.
 
 mod endpoints;
+pub(crate) mod revision;
 mod service;
+mod slice_faults;
 mod split;
 mod version;
 mod watch;
@@ -20,10 +22,11 @@ use kube::api::{Api, DynamicObject};
 use kube::{Client, ResourceExt};
 use tokio::sync::{mpsc, watch as cell};
 
+pub(crate) use service::ServiceOutline;
 pub(crate) use version::SplitVersion;
 
 use crate::clock;
-use crate::record::Place;
+use crate::record::{self, Place};
 use crate::state::progress::{Progress, Watch};
 pub(crate) use watch::Chain;
 use watch::{Cache, Ended};
@@ -33,11 +36,34 @@ const AGENTS_SERVICE: &str = "splitsecond-agent";
 
 /// One fact from the cluster.
 #[derive(Debug)]
-pub(crate) struct Observation {
-    /// For the core.
-    pub(crate) input: Input,
-    /// Which object it was, where it is about a split: an Event on it has to say so.
-    pub(crate) object: Option<SplitObject>,
+pub(crate) enum Observation {
+    /// For the core alone.
+    Fact(Input),
+    /// A split, and which object it was: an Event on it has to say so.
+    Split {
+        /// For the core.
+        input: Input,
+        /// For Events and guards.
+        object: SplitObject,
+    },
+    /// A Service.
+    Service {
+        /// For the core.
+        input: Input,
+        /// Whose it is.
+        service: ObjectId,
+        /// What splits that name it have to know of it.
+        outline: ServiceOutline,
+    },
+    /// What is wrong with an EndpointSlice of a Service; empty when nothing is, or it is gone.
+    Slice {
+        /// Which slice.
+        slice: ObjectId,
+        /// Whose.
+        service: ObjectId,
+        /// One sentence each.
+        faults: Vec<String>,
+    },
 }
 
 /// A TrafficSplit as an Event refers to it.
@@ -45,15 +71,17 @@ pub(crate) struct Observation {
 pub(crate) struct SplitObject {
     /// `metadata.uid`.
     pub(crate) uid: String,
-    /// `metadata.resourceVersion`.
+    /// `metadata.resourceVersion`, in the order of [`revision`].
     pub(crate) resource_version: String,
     /// What it has of annotations at that version.
     pub(crate) place: Place,
+    /// Our annotation at that version, word for word.
+    pub(crate) record: Option<String>,
 }
 
 impl From<Input> for Observation {
     fn from(input: Input) -> Self {
-        Self { input, object: None }
+        Self::Fact(input)
     }
 }
 
@@ -95,6 +123,7 @@ impl Cluster {
         let api: Api<EndpointSlice> = Api::all(self.client.clone());
         let mut endpoints = Endpoints {
             slices: endpoints::Slices::default(),
+            faults: slice_faults::SliceFaults::default(),
             agents: ObjectId::new(namespace, AGENTS_SERVICE),
             expected: None,
         };
@@ -107,6 +136,8 @@ impl Cluster {
 #[derive(Default)]
 struct Splits {
     known: BTreeSet<ObjectId>,
+    /// How often the server began to count its versions anew.
+    era: u64,
 }
 
 impl Cache for Splits {
@@ -119,19 +150,22 @@ impl Cache for Splits {
     fn on_object(&mut self, object: &DynamicObject) -> Vec<Observation> {
         let Some(id) = split::id(object) else { return Vec::new() };
         self.known.insert(id.clone());
+        let annotations = object.metadata.annotations.as_ref();
         let reference = SplitObject {
             uid: object.uid().unwrap_or_default(),
-            resource_version: object.resource_version().unwrap_or_default(),
-            place: Place::of(object.metadata.annotations.as_ref()),
+            resource_version: revision::ordered(self.era, &object.resource_version().unwrap_or_default()),
+            place: Place::of(annotations),
+            record: annotations.and_then(|annotations| annotations.get(record::ANNOTATION)).cloned(),
         };
-        let input = match split::facts(object, clock::wall()) {
+        let input = match split::facts(object, self.era, clock::wall()) {
             Ok(facts) => Input::Split(id, facts),
-            Err(fault) => {
-                tracing::warn!(namespace = %id.namespace, split = %id.name, error = %fault, "TrafficSplit cannot be understood");
-                Input::SplitInvalid { split: id, fault }
-            }
+            Err(fault) => Input::SplitInvalid { split: id, fault },
         };
-        vec![Observation { input, object: Some(reference) }]
+        vec![Observation::Split { input, object: reference }]
+    }
+
+    fn on_renumbered(&mut self) {
+        self.era += 1;
     }
 
     fn on_gone(&mut self, object: &DynamicObject) -> Vec<Observation> {
@@ -160,7 +194,8 @@ impl Cache for Services {
     fn on_object(&mut self, object: &Service) -> Vec<Observation> {
         let Some(id) = Self::id(object) else { return Vec::new() };
         self.known.insert(id.clone());
-        vec![Input::Service(id, service::facts(object)).into()]
+        let input = Input::Service(id.clone(), service::facts(object));
+        vec![Observation::Service { input, service: id, outline: service::outline(object) }]
     }
 
     fn on_gone(&mut self, object: &Service) -> Vec<Observation> {
@@ -176,6 +211,7 @@ impl Cache for Services {
 /// The endpoints that were there last, and the agents among them.
 struct Endpoints {
     slices: endpoints::Slices,
+    faults: slice_faults::SliceFaults,
     agents: ObjectId,
     /// What was said last; `None` before anything was.
     expected: Option<BTreeSet<String>>,
@@ -211,17 +247,22 @@ impl Cache for Endpoints {
 
     fn on_object(&mut self, object: &EndpointSlice) -> Vec<Observation> {
         let changed = self.slices.on_slice(object);
-        self.observations(changed)
+        let mut observations = self.observations(changed);
+        observations.extend(self.faults.on_slice(object));
+        observations
     }
 
     fn on_gone(&mut self, object: &EndpointSlice) -> Vec<Observation> {
         let changed = self.slices.on_gone(object);
-        self.observations(changed)
+        let mut observations = self.observations(changed);
+        observations.extend(endpoints::id(object).and_then(|id| self.faults.on_gone(&id)));
+        observations
     }
 
     fn on_listed(&mut self, listed: &BTreeSet<ObjectId>) -> Vec<Observation> {
         let changed = self.slices.on_listed(listed);
         let mut observations = self.observations(changed);
+        observations.extend(self.faults.on_listed(listed));
         // Said once even when the Service is not there: "no agents" is a fact, "not looked yet" is not.
         observations.extend(self.expect());
         observations

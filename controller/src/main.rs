@@ -6,6 +6,7 @@
 mod clock;
 mod cluster;
 mod config;
+mod findings;
 mod ingest;
 mod record;
 mod shell;

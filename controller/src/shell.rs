@@ -4,8 +4,11 @@
 //! JoinSet. The first SIGTERM or SIGINT drains: no new facts, the writes under way are finished and their Events published;
 //! the second aborts. Deliberately no judgement: what happens between two inputs is [`turn`]'s and the core's.
 
+mod notices;
 mod objects;
+mod strays;
 mod turn;
+mod unanswered;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,6 +159,7 @@ impl Controller {
             counters: ingest_counters,
             limits: ingest::Limits::default(),
             now: clock::monotonic,
+            telling: ingest::Told::default(),
         };
         let cluster = Cluster { client, observations: observations_in, progress: Arc::clone(&progress) };
 

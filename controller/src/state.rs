@@ -10,6 +10,8 @@
 //! {"mode":"enforce","profile":"default","version":"0.1.0","ready":true,"reason":null,"now_ns":..,"uptime_ms":..,
 //!  "watches":{"trafficsplits":"synced",..},
 //!  "agents":[{"node":"n1","freshness":"fresh","stream":3,"stream_age_ms":..}],
+//!  "findings":[{"object":"trafficsplit demo/bad","kind":"missing-service","text":"spec.service \"web\" does not exist..",
+//!               "age_ms":..}],
 //!  "splits":[{"split":"demo/emoji","state":"steady","primary":"web","guard":null,"guard_sentence":null,"fault":null,
 //!             "failovers":0,"dwell_left_ms":0,"backends":[{"service":"web","weight":"1","weight_milli":1000,
 //!             "health":"healthy","ready":6,"failing":0,"evidence_millinats":0,"observers":3,"last_success_ms":12,
@@ -26,16 +28,18 @@ pub(crate) mod progress;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use controller_core::Time;
 use controller_core::config::Mode;
+use controller_core::core::Sums;
 use controller_core::explain::Explanation;
 use controller_core::facts::ObjectId;
 use controller_core::output::{Freshness, Transition};
 use probe_common::admin::Surface;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -43,6 +47,7 @@ use serde_json::Value;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::mpsc;
 
+use crate::findings::{Finding, FindingKind};
 use progress::Progress;
 
 /// Transitions that /state keeps.
@@ -69,6 +74,10 @@ pub(crate) struct Snapshot {
     pub(crate) splits: Vec<(ObjectId, Explanation)>,
     /// Every agent that was heard of.
     pub(crate) agents: Vec<AgentRow>,
+    /// What is wrong with the objects, and since when.
+    pub(crate) findings: Vec<(Finding, Time)>,
+    /// What of the agents' words was not believed.
+    pub(crate) sums: Sums,
 }
 
 /// One agent.
@@ -103,6 +112,8 @@ struct Gauges {
     splits: Family<[(&'static str, &'static str); 1], Gauge>,
     backend_state: Family<Vec<(&'static str, String)>, Gauge>,
     backend_weight: Family<Vec<(&'static str, String)>, Gauge<f64, AtomicU64>>,
+    findings: Family<[(&'static str, &'static str); 1], Gauge>,
+    disbelieved: Family<[(&'static str, &'static str); 1], Counter>,
     /// Taken while the four are filled and read: two scrapes at once would mix.
     filling: Mutex<()>,
 }
@@ -121,6 +132,12 @@ impl View {
         registry.register("splits", "TrafficSplits of ours by state", gauges.splits.clone());
         registry.register("backend_state", "1 for the state that a backend is in", gauges.backend_state.clone());
         registry.register("backend_weight", "Weight as last observed", gauges.backend_weight.clone());
+        registry.register("findings", "Faults of objects that stand now, by kind", gauges.findings.clone());
+        registry.register(
+            "disbelieved",
+            "Words of agents that nothing followed from, by kind",
+            gauges.disbelieved.clone(),
+        );
         Self {
             mode,
             profile,
@@ -181,6 +198,7 @@ impl Surface for View {
             "uptime_ms": json::millis(now.since(self.started)),
             "watches": self.progress.watches(),
             "agents": snapshot.agents.iter().map(|agent| json::agent(agent, now)).collect::<Vec<_>>(),
+            "findings": snapshot.findings.iter().map(|(finding, since)| json::finding(finding, *since, now)).collect::<Vec<_>>(),
             "splits": snapshot.splits.iter().map(|(id, split)| json::split(id, split)).collect::<Vec<_>>(),
             "transitions": lock(&self.transitions).iter().map(json::transition).collect::<Vec<_>>(),
         })
@@ -199,6 +217,14 @@ impl Gauges {
         for freshness in [Freshness::Fresh, Freshness::Stale, Freshness::Blind, Freshness::Unknown] {
             let count = snapshot.agents.iter().filter(|agent| agent.freshness == freshness).count();
             self.agents.get_or_create(&[("freshness", freshness.as_str())]).set(count_of(count));
+        }
+        for kind in FindingKind::ALL {
+            let count = snapshot.findings.iter().filter(|(finding, _)| finding.kind == kind).count();
+            self.findings.get_or_create(&[("kind", kind.as_str())]).set(count_of(count));
+        }
+        let Sums { unknown_destinations, foreign_endpoints, .. } = snapshot.sums;
+        for (kind, sum) in [("unknown-destination", unknown_destinations), ("foreign-endpoint", foreign_endpoints)] {
+            self.disbelieved.get_or_create(&[("kind", kind)]).inner().store(sum, Ordering::Relaxed);
         }
         // Objects come and go: what is not there any more must not be shown for ever.
         self.splits.clear();

@@ -61,6 +61,10 @@ pub(crate) struct Written {
     pub(crate) outcome: WriteOutcome,
     /// What the object has of annotations now, where the answer told.
     pub(crate) place: Option<Place>,
+    /// Our annotation as it was sent; `None` where it was to be removed, or nothing was sent.
+    pub(crate) record: Option<String>,
+    /// Whether it may have been taken although nothing says so: what the watch shows will tell.
+    pub(crate) in_doubt: bool,
 }
 
 /// What writes TrafficSplits.
@@ -117,10 +121,10 @@ async fn stay_warm(lanes: &[Lane; 2]) -> Infallible {
 
 impl Writer {
     async fn carry(&self, job: Job) -> Written {
-        let Answer { outcome, place } = traffic_split::write(self, &job).await;
+        let Answer { outcome, place, record, in_doubt } = traffic_split::write(self, &job).await;
         let Job { write, .. } = job;
         self.counters.written(write.direction, &outcome, (self.now)().since(write.decided));
-        Written { write, outcome, place }
+        Written { write, outcome, place, record, in_doubt }
     }
 }
 

@@ -98,7 +98,7 @@ pub(super) fn id(slice: &EndpointSlice) -> Option<ObjectId> {
     Some(ObjectId::new(slice.metadata.namespace.clone()?, slice.metadata.name.clone()?))
 }
 
-fn service(slice: &EndpointSlice) -> Option<ObjectId> {
+pub(super) fn service(slice: &EndpointSlice) -> Option<ObjectId> {
     let name = slice.metadata.labels.as_ref()?.get(SERVICE_LABEL).filter(|name| !name.is_empty())?;
     Some(ObjectId::new(slice.metadata.namespace.clone()?, name.clone()))
 }

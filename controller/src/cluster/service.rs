@@ -1,13 +1,30 @@
 //! A Service -> its addresses and TCP ports. Pure.
 //!
-//! In: the API's object. Out: [`ServiceFacts`]. Deliberately blind to selectors, types and external names: the core only
-//! wants to know where connections to it go.
+//! In: the API's object. Out: [`ServiceFacts`] for the core, and an outline for whoever looks for mistakes. Deliberately
+//! blind to selectors: the core only wants to know where connections to it go.
+
+use std::collections::BTreeSet;
 
 use controller_core::facts::{ServiceFacts, ServicePort};
 use k8s_openapi::api::core::v1::Service;
 
 /// Set by Linkerd's multicluster extension on the Services that it mirrors: their endpoints are another cluster's gateway.
 const MIRROR_LABEL: &str = "mirror.linkerd.io/mirrored-service";
+
+/// What a split that names a Service has to know of it, beside what the core wants to know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceOutline {
+    /// Numbers of its TCP ports.
+    pub(crate) ports: BTreeSet<u16>,
+    /// Whether it is of type ExternalName: a name in the DNS, with nothing behind it that could be watched.
+    pub(crate) is_external: bool,
+}
+
+/// The outline of `service`.
+pub(super) fn outline(service: &Service) -> ServiceOutline {
+    let is_external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+    ServiceOutline { ports: facts(service).ports.into_iter().map(|port| port.port).collect(), is_external }
+}
 
 /// What the core wants to know of `service`.
 pub(super) fn facts(service: &Service) -> ServiceFacts {
@@ -25,7 +42,11 @@ pub(super) fn facts(service: &Service) -> ServiceFacts {
             .filter(|port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP"))
             .filter_map(|port| {
                 let number = u16::try_from(port.port).ok().filter(|number| *number != 0)?;
-                Some(ServicePort { name: port.name.clone().unwrap_or_default(), port: number })
+                Some(ServicePort {
+                    name: port.name.clone().unwrap_or_default(),
+                    port: number,
+                    app_protocol: port.app_protocol.clone(),
+                })
             })
             .collect(),
         mirror: labels.and_then(|labels| labels.get(MIRROR_LABEL)).is_some_and(|value| value == "true"),
@@ -45,7 +66,7 @@ mod tests {
     }
 
     fn mk_port(name: &str, port: u16) -> ServicePort {
-        ServicePort { name: name.into(), port }
+        ServicePort { name: name.into(), port, app_protocol: None }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A TrafficSplit as the API server gives it -> what the core wants to know of it. Pure.
 //!
-//! In: an undecoded object and the wall clock. Out: [`SplitFacts`], or one sentence that names the object and the field.
+//! In: an undecoded object and the wall clock. Out: [`SplitFacts`], or one sentence that names the field.
 //! Objects come undecoded because a typed list fails as a whole when one weight of one object is odd: here only that object
 //! does. Deliberately no judgement of the weights themselves.
 
@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use serde_json::Value;
 
+use super::revision;
 use crate::record;
 
 /// Names the primary backend; kept from linkerd-failover.
@@ -19,6 +20,12 @@ const PRIMARY_ANNOTATION: &str = "failover.linkerd.io/primary-service";
 
 /// Names the one port whose failure moves the split.
 const PORT_ANNOTATION: &str = "splitsecond.dev/port";
+
+/// Lets the one node of a cluster decide alone.
+const SINGLE_NODE_ANNOTATION: &str = "splitsecond.dev/single-node";
+
+/// Lets agents check also ports whose servers take offence at connections that say nothing.
+const CHECKS_ANNOTATION: &str = "splitsecond.dev/checks";
 
 /// The most backends that are taken: weights are at most a million each, so sums stay far from overflow, and one object
 /// cannot make every agent watch the whole cluster.
@@ -30,17 +37,12 @@ pub(super) fn id(object: &DynamicObject) -> Option<ObjectId> {
     Some(ObjectId::new(metadata.namespace.clone()?, metadata.name.clone()?))
 }
 
-/// What the object says, as observed at `wall`.
+/// What the object says, as observed at `wall` in the era `era` of the server's versions (see [`revision`]).
 ///
 /// # Errors
 ///
 /// What is wrong with it, for an Event on that object.
-pub(super) fn facts(object: &DynamicObject, wall: Timestamp) -> Result<SplitFacts, String> {
-    let name = object.metadata.name.as_deref().unwrap_or_default();
-    read(object, wall).map_err(|fault| format!("trafficsplit/{name}: {fault}"))
-}
-
-fn read(object: &DynamicObject, wall: Timestamp) -> Result<SplitFacts, String> {
+pub(super) fn facts(object: &DynamicObject, era: u64, wall: Timestamp) -> Result<SplitFacts, String> {
     let metadata = &object.metadata;
     let spec = object.data.get("spec").unwrap_or(&Value::Null);
     let backends = backends(spec)?;
@@ -52,6 +54,7 @@ fn read(object: &DynamicObject, wall: Timestamp) -> Result<SplitFacts, String> {
         return Err(format!("annotation {PRIMARY_ANNOTATION} names {primary:?}, which is no backend"));
     }
     let port = annotation(PORT_ANNOTATION).map(|text| port(text)).transpose()?;
+    let allows = |key: &str| annotation(key).map_or(Ok(false), |text| allowed(key, text));
     // An unreadable record holds the split instead of counting as none: without it nobody knows the weights to go back to,
     // and in a rolling update it may be a newer replica's, which can read it and goes on driving.
     let record = annotation(record::ANNOTATION).map(|text| {
@@ -64,12 +67,18 @@ fn read(object: &DynamicObject, wall: Timestamp) -> Result<SplitFacts, String> {
     });
     Ok(SplitFacts {
         uid: metadata.uid.clone().ok_or("metadata.uid is missing")?,
-        resource_version: metadata.resource_version.clone().ok_or("metadata.resourceVersion is missing")?,
+        resource_version: metadata
+            .resource_version
+            .as_deref()
+            .map(|version| revision::ordered(era, version))
+            .ok_or("metadata.resourceVersion is missing")?,
         generation: metadata.generation.unwrap_or(0),
         service: text(spec.get("service"), "spec.service")?,
         backends,
         primary,
         port,
+        single_node: allows(SINGLE_NODE_ANNOTATION)?,
+        check_all_ports: allows(CHECKS_ANNOTATION)?,
         record: record.transpose()?,
     })
 }
@@ -116,6 +125,10 @@ fn text(value: Option<&Value>, field: &str) -> Result<String, String> {
         Some(Value::String(_)) => Err(format!("{field} is empty")),
         Some(other) => Err(format!("{field} {other} is not a text")),
     }
+}
+
+fn allowed(key: &str, text: &str) -> Result<bool, String> {
+    if text == "allow" { Ok(true) } else { Err(format!("annotation {key} {text:?} is not \"allow\", its only value")) }
 }
 
 fn port(text: &str) -> Result<u16, String> {

@@ -34,16 +34,30 @@ fn ids(names: &[&str]) -> BTreeSet<ObjectId> {
 fn one_bad_split_is_told_of_that_split_alone() {
     let mut splits = Splits::default();
     let good = splits.on_object(&mk_split("good", json!(1)));
-    assert!(matches!(&good[0].input, Input::Split(id, _) if id.name == "good"));
-    assert_eq!(
-        good[0].object,
-        Some(SplitObject { uid: "good".into(), resource_version: "5".into(), place: Place::NoMap })
-    );
+    let Observation::Split { input: Input::Split(id, _), object } = &good[0] else { panic!("{good:?}") };
+    assert_eq!(id.name, "good");
+    let expected = SplitObject { uid: "good".into(), resource_version: "5".into(), place: Place::NoMap, record: None };
+    assert_eq!(*object, expected);
     let bad = splits.on_object(&mk_split("bad", json!("abc")));
-    let Input::SplitInvalid { split, fault } = &bad[0].input else { panic!("{bad:?}") };
+    let Observation::Split { input: Input::SplitInvalid { split, fault }, object } = &bad[0] else { panic!("{bad:?}") };
     assert_eq!(split.name, "bad");
-    assert!(fault.starts_with("trafficsplit/bad: spec.backends[0].weight \"abc\""), "{fault}");
-    assert_eq!(bad[0].object.as_ref().map(|object| object.uid.as_str()), Some("bad"), "its Event needs the uid");
+    assert!(fault.starts_with("spec.backends[0].weight \"abc\""), "{fault}");
+    assert_eq!(object.uid, "bad", "its Event needs the uid");
+}
+
+#[test]
+fn versions_of_a_server_that_counts_anew_come_after_all_that_were() {
+    let mut splits = Splits::default();
+    let version = |observations: Vec<Observation>| -> u64 {
+        let Observation::Split { input: Input::Split(_, facts), object } = &observations[0] else {
+            panic!("{observations:?}")
+        };
+        assert_eq!(facts.resource_version, object.resource_version, "guards are looked up by it");
+        facts.resource_version.parse().expect("a number")
+    };
+    let before = version(splits.on_object(&mk_split("a", json!(1))));
+    splits.on_renumbered();
+    assert!(version(splits.on_object(&mk_split("a", json!(1)))) > before);
 }
 
 #[test]
@@ -53,7 +67,7 @@ fn splits_that_a_new_list_lacks_are_gone_once() {
         splits.on_object(&mk_split(name, json!(1)));
     }
     let gone = splits.on_listed(&ids(&["b", "new"]));
-    let gone: Vec<_> = gone.iter().map(|observation| format!("{:?}", observation.input)).collect();
+    let gone: Vec<_> = gone.iter().map(|observation| format!("{observation:?}")).collect();
     assert_eq!(gone.len(), 2);
     assert!(gone[0].contains("\"a\"") && gone[1].contains("\"c\""), "{gone:?}");
     assert!(splits.on_listed(&ids(&["b"])).is_empty());
@@ -65,12 +79,13 @@ fn splits_that_a_new_list_lacks_are_gone_once() {
 fn expected_agents_are_told_once_per_change_and_also_when_there_are_none() {
     let mut endpoints = Endpoints {
         slices: endpoints::Slices::default(),
+        faults: slice_faults::SliceFaults::default(),
         agents: ObjectId::new("splitsecond", AGENTS_SERVICE),
         expected: None,
     };
     let expected = |observations: Vec<Observation>| -> Vec<Vec<String>> {
-        let nodes = observations.into_iter().filter_map(|observation| match observation.input {
-            Input::ExpectedAgents(nodes) => Some(nodes.into_iter().collect()),
+        let nodes = observations.into_iter().filter_map(|observation| match observation {
+            Observation::Fact(Input::ExpectedAgents(nodes)) => Some(nodes.into_iter().collect()),
             _ => None,
         });
         nodes.collect()

@@ -32,8 +32,11 @@ const BACKOFF_LAST: Duration = Duration::from_millis(500);
 /// 290 s: the client notices a connection that died in silence a little later than this.
 const WATCH_SECONDS: u32 = 30;
 
-/// A watch that the server ends sooner than this is trouble, not the end of its time.
-const SHORT_WATCH: Duration = Duration::from_secs(1);
+/// A watch that ends this much before its time was ended for another reason than its time.
+const WATCH_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// Different errors that are told of one watch before it runs again. An outage has two or three.
+const TROUBLES: usize = 8;
 
 /// Objects per page of a list, as in client-go.
 const PAGE: u32 = 500;
@@ -57,6 +60,9 @@ pub(super) trait Cache {
 
     /// A full list has ended; what it lacks is gone.
     fn on_listed(&mut self, listed: &BTreeSet<ObjectId>) -> Vec<Observation>;
+
+    /// The server counts its versions anew: those to come are later than those that were, whatever their numbers say.
+    fn on_renumbered(&mut self) {}
 }
 
 /// Why a watch ended.
@@ -69,7 +75,7 @@ pub(super) enum Ended {
 }
 
 /// Why a watch has to pause or begin anew.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum WatchError {
     /// The list, or a page of it.
     #[error("list failed: {0}")]
@@ -77,15 +83,18 @@ enum WatchError {
     /// The list has no version to watch from.
     #[error("the list has no resourceVersion")]
     NoVersion,
-    /// The request for a watch.
+    /// The request for a watch, by a server that is there.
     #[error("watch was refused: {0}")]
-    Begin(String),
-    /// A watch that ran.
+    Refused(String),
+    /// The request for a watch, by nobody. Listed anew.
+    #[error("watch was not answered: {0}")]
+    Unanswered(String),
+    /// A watch that ran. Listed anew.
     #[error("watch broke off: {0}")]
     Broken(String),
-    /// The server ended it at once.
-    #[error("the server ended the watch at once")]
-    Short,
+    /// The server ended it well before its time, as one does that shuts down. Listed anew.
+    #[error("the server ended the watch before its time")]
+    Early,
     /// The server has forgotten the version that it should begin at. Listed anew.
     #[error("the watch is too far behind")]
     Behind,
@@ -109,26 +118,65 @@ where
     C::Object: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let backoff = Backoff::new(clock::monotonic().0);
-    let mut following = Following { api, selector, cache, name, cluster, backoff };
+    let troubles = Troubles::default();
+    let mut following = Following { api, selector, cache, name, cluster, backoff, troubles, newest: None };
     let mut version = None;
     loop {
         let error = match following.step(&mut version).await {
             Ok(()) => continue,
             Err(WatchError::NobodyListens) => return Ended::NobodyListens,
-            Err(WatchError::Behind) => {
-                tracing::debug!(watch = name.as_str(), "Watch is too far behind and lists anew");
-                version = None;
-                following.backoff.pause().await;
-                continue;
-            }
             Err(error) => error,
         };
-        tracing::warn!(watch = name.as_str(), %error, "Watch failed and is tried again");
-        cluster.progress.on_trouble(name, error.to_string());
+        if !error.keeps_place() {
+            version = None;
+        }
+        if error == WatchError::Behind {
+            tracing::info!(watch = name.as_str(), "Watch is too far behind and lists anew");
+        } else {
+            following.trouble(&error);
+        }
         following.backoff.pause().await;
-        if matches!(error, WatchError::NotServed) {
+        if error == WatchError::NotServed {
             return Ended::NotServed;
         }
+    }
+}
+
+impl WatchError {
+    /// Whether the next watch may go on from where this one was. Only where the same server said so: one that went away
+    /// may come back with an older state or with other numbers, and a watch from a number that it has not reached yet is
+    /// silent until it has. A list costs one request, and tells what is true now.
+    const fn keeps_place(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::NobodyListens => true,
+            Self::List(_)
+            | Self::NoVersion
+            | Self::Unanswered(_)
+            | Self::Broken(_)
+            | Self::Early
+            | Self::Behind
+            | Self::NotServed => false,
+        }
+    }
+}
+
+/// What was told of a watch that is in trouble: each thing once, until it runs again.
+#[derive(Debug, Default)]
+struct Troubles {
+    told: BTreeSet<String>,
+}
+
+impl Troubles {
+    /// Whether `error` is news.
+    fn is_news(&mut self, error: &str) -> bool {
+        self.told.len() < TROUBLES && self.told.insert(error.to_owned())
+    }
+
+    /// The watch was answered; whether that is news.
+    fn end(&mut self) -> bool {
+        let were_some = !self.told.is_empty();
+        self.told.clear();
+        were_some
     }
 }
 
@@ -139,6 +187,9 @@ struct Following<'a, C: Cache> {
     name: Watch,
     cluster: &'a Cluster,
     backoff: Backoff,
+    troubles: Troubles,
+    /// The highest version that the server named.
+    newest: Option<u64>,
 }
 
 impl<C: Cache> Following<'_, C>
@@ -154,14 +205,53 @@ where
         Ok(())
     }
 
+    fn trouble(&mut self, error: &WatchError) {
+        let text = error.to_string();
+        if self.troubles.is_news(&text) {
+            tracing::warn!(watch = self.name.as_str(), error = text, "Watch failed and is tried until it runs");
+        }
+        self.cluster.progress.on_trouble(self.name, text);
+    }
+
+    /// The server answered.
+    fn answered(&mut self) {
+        self.cluster.progress.on_answer(self.name);
+        if self.troubles.end() {
+            tracing::info!(watch = self.name.as_str(), "Watch runs again");
+        }
+    }
+
+    /// The server named `version` as the state of things.
+    fn on_version(&mut self, version: &str) {
+        let Ok(version) = version.parse::<u64>() else { return };
+        self.newest = self.newest.max(Some(version));
+    }
+
+    /// The same, of a list: it is never older than what was seen before, unless the server counts anew.
+    fn on_list_version(&mut self, version: Option<&str>) {
+        let Some(Ok(version)) = version.map(str::parse::<u64>) else { return };
+        if self.newest.is_some_and(|newest| version < newest) {
+            tracing::warn!(
+                watch = self.name.as_str(),
+                from = self.newest,
+                to = version,
+                "API server counts its versions anew"
+            );
+            self.cache.on_renumbered();
+            self.newest = None;
+        }
+        self.newest = self.newest.max(Some(version));
+    }
+
     async fn list(&mut self) -> Result<String, WatchError> {
         let mut listed = BTreeSet::new();
         let mut params = ListParams { label_selector: self.selector.map(ToOwned::to_owned), ..ListParams::default() };
         params.limit = Some(PAGE);
         let version = loop {
             let page = self.api.list(&params).await.map_err(|error| request_error(&error, WatchError::List))?;
-            self.cluster.progress.on_answer(self.name);
+            self.answered();
             self.backoff.reset();
+            self.on_list_version(page.metadata.resource_version.as_deref());
             for object in &page.items {
                 listed.extend(C::id(object));
                 let observations = self.cache.on_object(object);
@@ -186,11 +276,10 @@ where
         let mut params = WatchParams::default().timeout(WATCH_SECONDS);
         params.label_selector = self.selector.map(ToOwned::to_owned);
         let events =
-            self.api.watch(&params, version).await.map_err(|error| request_error(&error, WatchError::Begin))?;
+            self.api.watch(&params, version).await.map_err(|error| request_error(&error, watch_error(&error)))?;
         let mut events = std::pin::pin!(events);
-        self.cluster.progress.on_answer(self.name);
+        self.answered();
         let began = clock::monotonic();
-        let mut quiet = true;
         while let Some(event) = events.next().await {
             let observations = match event {
                 Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
@@ -210,14 +299,14 @@ where
                 Err(error) => return Err(WatchError::Broken(Chain(&error).to_string())),
             };
             // An answer alone does not make the next pause short: a server may take watches and end them at once.
-            quiet = false;
             self.backoff.reset();
             if version.is_empty() {
                 return Err(WatchError::Behind);
             }
+            self.on_version(version);
             self.send(observations).await?;
         }
-        if quiet && is_short(began, clock::monotonic()) { Err(WatchError::Short) } else { Ok(()) }
+        if is_early(began, clock::monotonic()) { Err(WatchError::Early) } else { Ok(()) }
     }
 
     async fn send(&self, observations: Vec<Observation>) -> Result<(), WatchError> {
@@ -228,8 +317,13 @@ where
     }
 }
 
-fn is_short(began: Time, ended: Time) -> bool {
-    ended.since(began) < SHORT_WATCH
+fn is_early(began: Time, ended: Time) -> bool {
+    ended.since(began) + WATCH_TOLERANCE < Duration::from_secs(u64::from(WATCH_SECONDS))
+}
+
+/// Whether a server is there that refused a watch.
+fn watch_error(error: &kube::Error) -> fn(String) -> WatchError {
+    if matches!(error, kube::Error::Api(_)) { WatchError::Refused } else { WatchError::Unanswered }
 }
 
 /// An answer to a request tells more than its text: the resource is not there, or not back to that version.
@@ -301,6 +395,41 @@ impl std::fmt::Display for Chain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watch_goes_on_from_where_it_was_only_with_a_server_that_stayed() {
+        assert!(WatchError::Refused("429".into()).keeps_place());
+        for error in [
+            WatchError::Unanswered("refused".into()),
+            WatchError::Broken("reset".into()),
+            WatchError::Early,
+            WatchError::Behind,
+            WatchError::NotServed,
+        ] {
+            assert!(!error.keeps_place(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_watch_that_ends_at_its_time_is_no_trouble() {
+        let began = Time(1_000_000_000);
+        assert!(!is_early(began, began + Duration::from_secs(30)));
+        assert!(!is_early(began, began + Duration::from_secs(29)));
+        assert!(is_early(began, began + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn each_trouble_is_told_once_until_the_watch_runs_again() {
+        let mut troubles = Troubles::default();
+        assert!(!troubles.end(), "nothing was wrong");
+        let told = ["refused", "reset", "refused", "reset"].map(|error| troubles.is_news(error));
+        assert_eq!(told, [true, true, false, false]);
+        assert!(troubles.end());
+        assert!(!troubles.end());
+        assert!(troubles.is_news("refused"));
+        let news = (0..100).filter(|number| troubles.is_news(&number.to_string())).count();
+        assert_eq!(news, TROUBLES - 1, "whatever a server makes up");
+    }
 
     #[test]
     fn pauses_grow_to_half_a_second_and_start_anew_after_an_answer() {

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn mk_object(version: u32, place: Place) -> SplitObject {
-        SplitObject { uid: "u".into(), resource_version: version.to_string(), place }
+        SplitObject { uid: "u".into(), resource_version: version.to_string(), place, record: None }
     }
 
     #[test]

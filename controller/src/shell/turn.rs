@@ -14,21 +14,25 @@ use controller_core::facts::ObjectId;
 use controller_core::input::WriteOutcome;
 use controller_core::output::{Freshness, Transition, TransitionKind, Write};
 use controller_core::{Core, Input, Output, Time};
-use probe_common::wire::ControllerFrame;
+use probe_common::wire::{AgentFrame, ControllerFrame};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 pub(super) use counters::Counters;
 
 use super::Inlets;
+use super::notices::Notices;
 use super::objects::Objects;
+use super::strays::{Strays, Word};
+use super::unanswered::Unanswered;
 use crate::clock;
 use crate::cluster::{Observation, SplitObject};
+use crate::findings::{Finding, FindingKind, Findings, News, Subject};
 use crate::ingest::Arrival;
 use crate::state::json::{cause_name, kind_name};
 use crate::state::{AgentRow, Ask, SNAPSHOT_AGE, Snapshot, View};
 use crate::write::counters::{Counters as WriteCounters, direction_name, outcome_name};
-use crate::write::event::{Announcement, FAILOVER, announce};
+use crate::write::event::{Announcement, FAILOVER, INVALID_POLICY, announce};
 use crate::write::{Job, Written};
 
 /// Frames that are taken before a deadline is acted upon: an agent whose report waits here is not silent. More than these
@@ -45,6 +49,9 @@ pub(super) struct Turn {
     /// The time of the last input.
     latest: Time,
     objects: Objects,
+    findings: Findings,
+    notices: Notices,
+    unanswered: Unanswered,
     agents: BTreeMap<String, Agent>,
     jobs: Option<mpsc::Sender<Job>>,
     announcements: Option<mpsc::Sender<Announcement>>,
@@ -58,6 +65,7 @@ pub(super) struct Turn {
 struct Agent {
     freshness: Freshness,
     stream: Option<Downstream>,
+    strays: Strays,
 }
 
 struct Downstream {
@@ -80,6 +88,9 @@ impl Turn {
             now,
             latest: Time(0),
             objects: Objects::default(),
+            findings: Findings::default(),
+            notices: Notices::default(),
+            unanswered: Unanswered::default(),
             agents: BTreeMap::new(),
             jobs: Some(jobs),
             announcements: Some(announcements),
@@ -93,7 +104,8 @@ impl Turn {
     /// Turns until nobody brings inputs any more.
     pub(super) async fn run(&mut self, inlets: &mut Inlets) {
         loop {
-            let wait = self.core.deadline().map_or(IDLE, |deadline| deadline.since((self.now)()));
+            let deadline = self.core.deadline().into_iter().chain(self.findings.due()).min();
+            let wait = deadline.map_or(IDLE, |deadline| deadline.since((self.now)()));
             tokio::select! {
                 Some(written) = inlets.written.recv() => self.on_written(written),
                 Some(arrival) = inlets.arrivals.recv() => self.on_arrival(arrival),
@@ -122,34 +134,113 @@ impl Turn {
         self.latest = self.latest.max((self.now)());
         self.core.handle_timeout(self.latest);
         self.deliver();
+        self.tell_findings();
     }
 
-    fn on_observation(&mut self, Observation { input, object }: Observation) {
-        match (&input, object) {
-            (Input::Split(id, _) | Input::SplitInvalid { split: id, .. }, Some(object)) => {
-                self.objects.on_object(id.clone(), object);
+    fn on_observation(&mut self, observation: Observation) {
+        let now = (self.now)();
+        match observation {
+            Observation::Fact(input) => {
+                self.before_fact(&input, now);
+                self.handle(input, now);
             }
-            (Input::SplitGone(id), _) => self.objects.on_gone(id),
-            (Input::ExpectedAgents(nodes), _) => {
+            Observation::Split { input, object } => {
+                self.before_split(&input, object, now);
+                self.handle(input, now);
+            }
+            Observation::Service { input, service, outline } => {
+                self.findings.on_service(&service, Some(outline), now);
+                self.handle(input, now);
+            }
+            Observation::Slice { slice, service, faults } => self.findings.on_slice(&slice, &service, faults, now),
+        }
+        self.tell_findings();
+    }
+
+    /// What the shell itself keeps of a fact.
+    fn before_fact(&mut self, input: &Input, now: Time) {
+        match input {
+            Input::SplitGone(id) => {
+                self.objects.on_gone(id);
+                self.notices.on_gone(id);
+                self.unanswered.on_gone(id);
+                self.findings.on_split_gone(id, now);
+            }
+            Input::ServiceGone(id) => self.findings.on_service(id, None, now),
+            Input::CachesComplete => self.findings.on_complete(now),
+            Input::ExpectedAgents(nodes) => {
                 self.agents.retain(|node, agent| agent.stream.is_some() || nodes.contains(node));
             }
             _ => {}
         }
-        self.handle(input, (self.now)());
+    }
+
+    /// What the shell itself keeps of a split, and the Event of a write whose answer was lost.
+    fn before_split(&mut self, input: &Input, object: SplitObject, now: Time) {
+        match input {
+            Input::Split(id, facts) => {
+                self.objects.on_object(id.clone(), object.clone());
+                self.findings.on_split(id, Ok(facts), now);
+                if let Some((note, object)) = self.unanswered.on_seen(id, facts, object, now) {
+                    self.announce_late(id, object, note);
+                }
+            }
+            Input::SplitInvalid { split, fault } => {
+                self.objects.on_object(split.clone(), object);
+                self.findings.on_split(split, Err(fault), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Tells what is wrong with the objects, and what no longer is.
+    fn tell_findings(&mut self) {
+        let now = (self.now)();
+        for news in self.findings.step(now) {
+            log_finding(&news);
+            let News::Found(Finding { subject: Subject::Split(split), kind, text }) = news else { continue };
+            // The core has already said so of a split that it cannot understand.
+            if kind != FindingKind::Undecodable {
+                let note = format!("trafficsplit/{}: {text}", split.name);
+                self.notice(&split, INVALID_POLICY, note, now);
+            }
+        }
+    }
+
+    /// An Event that is not about a write, unless the same was published a moment ago.
+    fn notice(&mut self, split: &ObjectId, reason: &'static str, note: String, now: Time) {
+        if !self.notices.admits(split, &note, now) {
+            self.write_counters.event("repeated");
+            return;
+        }
+        let object = self.objects.latest(split).cloned().unwrap_or_default();
+        self.announce(split, object, reason, note);
+    }
+
+    /// The Event of a write that was taken, as its object shows, although its answer never came.
+    fn announce_late(&self, split: &ObjectId, object: SplitObject, note: String) {
+        tracing::info!(
+            namespace = split.namespace,
+            split = split.name,
+            "Write was applied although its answer was lost, as the object shows"
+        );
+        self.announce(split, object, FAILOVER, note);
     }
 
     fn on_arrival(&mut self, arrival: Arrival) {
         match arrival {
             Arrival::Began { node, stream: number, downstream: frames } => {
-                let agent = self.agents.entry(node).or_insert(Agent { freshness: Freshness::Unknown, stream: None });
+                let agent = self.agents.entry(node).or_insert(Agent {
+                    freshness: Freshness::Unknown,
+                    stream: None,
+                    strays: Strays::default(),
+                });
                 // An older stream of the node ends here, with its sender.
                 if agent.stream.as_ref().is_none_or(|known| known.number < number) {
                     agent.stream = Some(Downstream { number, began: (self.now)(), frames });
                 }
             }
-            Arrival::Frame { node, stream, frame, decoded } => {
-                self.handle(Input::Agent { node, stream, frame }, decoded)
-            }
+            Arrival::Frame { node, stream, frame, decoded } => self.on_frame(node, stream, frame, decoded),
             Arrival::Ended { node, stream } => {
                 self.let_go(&node, stream);
                 self.handle(Input::AgentGone { node, stream }, (self.now)());
@@ -157,7 +248,24 @@ impl Turn {
         }
     }
 
-    fn on_written(&mut self, Written { write, outcome, place }: Written) {
+    fn on_frame(&mut self, node: String, stream: u64, frame: AgentFrame, decoded: Time) {
+        let before = self.core.sums().unknown_destinations;
+        self.handle(Input::Agent { node: node.clone(), stream, frame }, decoded);
+        let sums = self.core.sums();
+        let Some(agent) = self.agents.get_mut(&node) else { return };
+        match agent.strays.on_frame(sums.unknown_destinations - before, self.latest) {
+            None => {}
+            Some(Word::GoesOn(rows)) => tracing::warn!(
+                node,
+                destination = sums.last_unknown.map(tracing::field::display),
+                rows,
+                "Agent reports about destinations that no split has: nothing follows from it"
+            ),
+            Some(Word::Over) => tracing::info!(node, "Agent reports only about destinations of splits again"),
+        }
+    }
+
+    fn on_written(&mut self, Written { write, outcome, place, record, in_doubt }: Written) {
         let elapsed = (self.now)().since(write.decided);
         tracing::info!(
             namespace = write.split.namespace,
@@ -174,11 +282,15 @@ impl Turn {
                 uid: write.uid.clone(),
                 resource_version: resource_version.clone(),
                 place: place.unwrap_or_default(),
+                record,
             };
+            self.unanswered.on_applied(&write.split);
             self.objects.on_object(write.split.clone(), object.clone());
             if let Some(note) = &write.event {
                 self.announce(&write.split, object, FAILOVER, note.clone());
             }
+        } else if in_doubt && let Some((note, object)) = self.unanswered.on_lost(&write, record, (self.now)()) {
+            self.announce_late(&write.split, object, note);
         }
         self.handle(Input::WriteDone { id: write.id, outcome }, (self.now)());
     }
@@ -203,6 +315,8 @@ impl Turn {
             at: now,
             splits: self.objects.ids().filter_map(explain).collect(),
             agents: self.agents.iter().map(row).collect(),
+            findings: self.findings.standing().map(|(finding, since)| (finding.clone(), since)).collect(),
+            sums: self.core.sums(),
         }
     }
 
@@ -218,10 +332,7 @@ impl Turn {
             match output {
                 Output::Write(write) => self.write(write),
                 Output::Send { node, stream, frame } => self.send(&node, stream, frame),
-                Output::Notice { split, reason, note } => {
-                    let object = self.objects.latest(&split).cloned().unwrap_or_default();
-                    self.announce(&split, object, reason.as_str(), note);
-                }
+                Output::Notice { split, reason, note } => self.notice(&split, reason.as_str(), note, self.latest),
                 Output::Transition(transition) => self.on_transition(transition),
             }
         }
@@ -281,6 +392,28 @@ impl Turn {
     }
 }
 
+fn log_finding(news: &News) {
+    let (Finding { subject, kind, text }, is_found) = match news {
+        News::Found(finding) => (finding, true),
+        News::Mended(finding) => (finding, false),
+    };
+    let reason = kind.as_str();
+    match (subject, is_found) {
+        (Subject::Split(ObjectId { namespace, name: split }), true) => {
+            tracing::warn!(namespace, split, reason, error = text, "TrafficSplit has a fault");
+        }
+        (Subject::Split(ObjectId { namespace, name: split }), false) => {
+            tracing::info!(namespace, split, reason, error = text, "TrafficSplit's fault is mended");
+        }
+        (Subject::Slice { slice: ObjectId { namespace, name: slice }, service }, true) => {
+            tracing::warn!(namespace, service, slice, reason, error = text, "EndpointSlice has a fault");
+        }
+        (Subject::Slice { slice: ObjectId { namespace, name: slice }, service }, false) => {
+            tracing::info!(namespace, service, slice, reason, error = text, "EndpointSlice's fault is mended");
+        }
+    }
+}
+
 fn log(transition: &Transition) {
     let namespace = transition.split.as_ref().map(|split| split.namespace.as_str());
     let split = transition.split.as_ref().map(|split| split.name.as_str());
@@ -289,10 +422,14 @@ fn log(transition: &Transition) {
         TransitionKind::Reported { backend, node, destination, .. } => {
             tracing::debug!(namespace, split, backend, node, %destination, kind, "Failures were reported");
         }
-        TransitionKind::Suspect { backend }
-        | TransitionKind::Cleared { backend }
-        | TransitionKind::Condemned { backend, .. } => {
+        TransitionKind::Suspect { backend } | TransitionKind::Cleared { backend } => {
             tracing::info!(namespace, split, backend, kind, "Backend changed");
+        }
+        TransitionKind::Condemned { backend, grounds, .. } => {
+            tracing::info!(namespace, split, backend, kind, reason = grounds.as_str(), "Backend changed");
+        }
+        TransitionKind::Disbelieved { node, address } => {
+            tracing::warn!(node, destination = %address, kind, "Agent spoke for an endpoint of another node");
         }
         TransitionKind::Held { backend, guard } => {
             tracing::info!(namespace, split, backend, kind, reason = guard.as_str(), "Traffic is held where it is");

@@ -14,6 +14,7 @@ use controller_core::output::{Transition, TransitionKind};
 use serde_json::{Value, json};
 
 use super::AgentRow;
+use crate::findings::Finding;
 use crate::write::counters::direction_name;
 
 /// Whole milliseconds.
@@ -60,6 +61,16 @@ pub(super) fn agent(agent: &AgentRow, now: Time) -> Value {
         "freshness": agent.freshness.as_str(),
         "stream": agent.stream.map(|(stream, _)| stream),
         "stream_age_ms": agent.stream.map(|(_, began)| millis(now.since(began))),
+    })
+}
+
+/// One fault of an object.
+pub(super) fn finding(finding: &Finding, since: Time, now: Time) -> Value {
+    json!({
+        "object": finding.subject.to_string(),
+        "kind": finding.kind.as_str(),
+        "text": finding.text,
+        "age_ms": millis(now.since(since)),
     })
 }
 

@@ -3,6 +3,7 @@ use controller_core::output::TransitionKind;
 use controller_core::weights::Weight;
 
 use super::*;
+use crate::findings::Subject;
 
 fn now() -> Time {
     Time(60_000_000_000)
@@ -23,12 +24,26 @@ fn mk_snapshot(split: &str, health: &'static str) -> Arc<Snapshot> {
         evidence: 0,
         nodes: Default::default(),
         observers: 0,
+        abstaining: Vec::new(),
+        meshed: 0,
+        refusing_proxies: 0,
         last_success: None,
     };
     let explanation = Explanation { state: "steady", backends: vec![backend], ..Explanation::default() };
     let agents =
         vec![AgentRow { node: "n1".into(), freshness: Freshness::Fresh, stream: Some((4, Time(59_000_000_000))) }];
-    Arc::new(Snapshot { at: now(), splits: vec![(ObjectId::new("demo", split), explanation)], agents })
+    let finding = Finding {
+        subject: Subject::Split(ObjectId::new("demo", split)),
+        kind: FindingKind::MissingService,
+        text: "spec.service \"web\" does not exist".into(),
+    };
+    Arc::new(Snapshot {
+        at: now(),
+        splits: vec![(ObjectId::new("demo", split), explanation)],
+        agents,
+        findings: vec![(finding, Time(58_000_000_000))],
+        sums: Sums { unknown_destinations: 7, ..Sums::default() },
+    })
 }
 
 /// Answers every ask with the snapshots in turn, the last one for ever.
@@ -51,6 +66,11 @@ async fn a_reader_gets_what_the_loop_knows_now() {
     let state = view.state();
     assert_eq!(state["splits"][0]["split"], "demo/one");
     assert_eq!(state["mode"], "observe");
+    assert_eq!(
+        state["findings"],
+        serde_json::json!([{"object": "trafficsplit demo/one", "kind": "missing-service", "age_ms": 2000,
+                            "text": "spec.service \"web\" does not exist"}])
+    );
     assert_eq!(state["ready"], false);
     assert_eq!(
         state["agents"][0],
@@ -71,6 +91,13 @@ async fn metrics_follow_the_snapshot_and_forget_what_is_gone() {
     assert!(first.contains(state), "{first}");
     assert!(first.contains("splitsecond_controller_agents{freshness=\"fresh\"} 1"), "{first}");
     assert!(first.contains("splitsecond_controller_agents{freshness=\"stale\"} 0"), "{first}");
+    for line in [
+        "splitsecond_controller_findings{kind=\"missing-service\"} 1",
+        "splitsecond_controller_findings{kind=\"undecodable\"} 0",
+        "splitsecond_controller_disbelieved_total{kind=\"unknown-destination\"} 7",
+    ] {
+        assert!(first.contains(line), "{line} in {first}");
+    }
     let mut second = String::new();
     view.encode_metrics(&mut second).expect("writes");
     assert!(!second.contains("split=\"one\""), "{second}");

@@ -61,7 +61,7 @@ impl Counters {
         self.hedges.inc();
     }
 
-    pub(super) fn event(&self, outcome: &'static str) {
+    pub(crate) fn event(&self, outcome: &'static str) {
         self.events.get_or_create(&[("outcome", outcome)]).inc();
     }
 

@@ -20,7 +20,7 @@ use kube::api::{Api, PostParams};
 use tokio::sync::mpsc;
 
 use super::counters::Counters;
-use crate::cluster::{Chain, SplitObject, SplitVersion};
+use crate::cluster::{Chain, SplitObject, SplitVersion, revision};
 
 /// Announcements that wait for a place: one for each of 1,000 splits that move at once.
 pub(crate) const QUEUE: usize = 1_024;
@@ -175,7 +175,7 @@ impl Publisher {
                 namespace: Some(split.namespace.clone()),
                 name: Some(split.name.clone()),
                 uid: Some(object.uid.clone()),
-                resource_version: Some(object.resource_version.clone()),
+                resource_version: Some(revision::raw(&object.resource_version)),
                 ..ObjectReference::default()
             }),
             ..Event::default()
@@ -190,6 +190,9 @@ fn event_type(reason: &str) -> &'static str {
 
 /// The reason of Events about writes, kept from linkerd-failover.
 pub(crate) const FAILOVER: &str = "Failover";
+
+/// The reason of Events about objects that cannot be carried out as they stand.
+pub(crate) const INVALID_POLICY: &str = "InvalidPolicy";
 
 /// Whether the server would say the same again. A name that is taken (409) is generated anew.
 fn is_final(error: &kube::Error) -> bool {

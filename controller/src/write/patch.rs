@@ -1,35 +1,25 @@
 //! A guarded write -> the JSON patch that carries it. Pure.
 //!
-//! In: a [`Write`], the version to write in, what the object has of annotations, the wall clock. Out: RFC 6902 operations.
+//! In: a [`Write`], the version to write in, what the object has of annotations, the record's text. Out: RFC 6902 operations.
 //! The first ones test that the object is still the one that the decision saw, so of two replicas that decide the same one
 //! is refused. Deliberately no merge patch (it replaces lists whole, and with them fields that are not ours) and no
 //! server-side apply (`backends` has no merge key, so it would own the whole list).
 
 use controller_core::output::Write;
 use controller_core::weights::Weight;
-use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::SplitVersion;
+use crate::cluster::{SplitVersion, revision};
 use crate::record::{self, Place};
 
 /// [`record::ANNOTATION`] as a JSON pointer writes it (RFC 6901: `/` is `~1`).
 const ANNOTATION_POINTER: &str = "/metadata/annotations/splitsecond.dev~1state";
 
-/// The operations, written at `wall` against an object whose annotations are as `place` says.
-///
-/// # Errors
-///
-/// When the record cannot be written as text.
-pub(super) fn operations(
-    write: &Write,
-    version: SplitVersion,
-    place: Place,
-    wall: Timestamp,
-) -> Result<Value, serde_json::Error> {
+/// The operations against an object whose annotations are as `place` says; `record` is the text of the write's own.
+pub(super) fn operations(write: &Write, version: SplitVersion, place: Place, record: Option<&str>) -> Value {
     let mut operations = vec![
         json!({"op": "test", "path": "/metadata/uid", "value": write.uid}),
-        json!({"op": "test", "path": "/metadata/resourceVersion", "value": write.resource_version}),
+        json!({"op": "test", "path": "/metadata/resourceVersion", "value": revision::raw(&write.resource_version)}),
     ];
     for (index, (service, _)) in write.weights.iter().enumerate() {
         operations.push(json!({"op": "test", "path": format!("/spec/backends/{index}/service"), "value": service}));
@@ -38,8 +28,8 @@ pub(super) fn operations(
         let path = format!("/spec/backends/{index}/weight");
         operations.push(json!({"op": "replace", "path": path, "value": number(*weight, version)}));
     }
-    operations.extend(annotation(write, place, wall)?);
-    Ok(Value::Array(operations))
+    operations.extend(annotation(record, place));
+    Value::Array(operations)
 }
 
 /// A whole weight is an integer in both versions. A broken one is a text where the CRD takes texts, else a fraction.
@@ -53,9 +43,8 @@ fn number(weight: Weight, version: SplitVersion) -> Value {
     }
 }
 
-fn annotation(write: &Write, place: Place, wall: Timestamp) -> Result<Option<Value>, serde_json::Error> {
-    let text = write.record.as_ref().map(|record| record::format(record, wall)).transpose()?;
-    Ok(match (text, place) {
+fn annotation(record: Option<&str>, place: Place) -> Option<Value> {
+    match (record, place) {
         (Some(text), Place::NoMap) => {
             Some(json!({"op": "add", "path": "/metadata/annotations", "value": {record::ANNOTATION: text}}))
         }
@@ -65,7 +54,7 @@ fn annotation(write: &Write, place: Place, wall: Timestamp) -> Result<Option<Val
         }
         (None, Place::Entry) => Some(json!({"op": "remove", "path": ANNOTATION_POINTER})),
         (None, Place::NoMap | Place::NoEntry) => None,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -76,6 +65,7 @@ mod tests {
     use controller_core::facts::{MoveCause, ObjectId, Record, RecordedState};
     use controller_core::output::{Direction, WriteId};
     use controller_core::{Time, weights};
+    use k8s_openapi::jiff::Timestamp;
 
     use super::*;
 
@@ -121,7 +111,8 @@ mod tests {
     }
 
     fn apply(write: &Write, place: Place, mut object: Value) -> Result<Value, String> {
-        let operations = operations(write, SplitVersion::V1Alpha1, place, now()).expect("writes");
+        let text = write.record.as_ref().map(|record| record::format(record, now()).expect("writes"));
+        let operations = operations(write, SplitVersion::V1Alpha1, place, text.as_deref());
         let patch: json_patch::Patch = serde_json::from_value(operations).expect("RFC 6902");
         json_patch::patch(&mut object, &patch).map_err(|error| error.to_string())?;
         Ok(object)
@@ -131,7 +122,7 @@ mod tests {
     fn the_operations_are_exactly_these() {
         let write = mk_write(["0", "1"], None);
         assert_eq!(
-            operations(&write, SplitVersion::V1Alpha1, Place::Entry, now()).expect("writes"),
+            operations(&write, SplitVersion::V1Alpha1, Place::Entry, None),
             json!([
                 {"op": "test", "path": "/metadata/uid", "value": "u-1"},
                 {"op": "test", "path": "/metadata/resourceVersion", "value": "17"},
@@ -142,6 +133,13 @@ mod tests {
                 {"op": "remove", "path": "/metadata/annotations/splitsecond.dev~1state"},
             ])
         );
+    }
+
+    #[test]
+    fn the_server_is_asked_for_its_own_number_of_the_version() {
+        let write = Write { resource_version: revision::ordered(1, "17"), ..mk_write(["0", "1"], None) };
+        let operations = operations(&write, SplitVersion::V1Alpha1, Place::NoMap, None);
+        assert_eq!(operations[1], json!({"op": "test", "path": "/metadata/resourceVersion", "value": "17"}));
     }
 
     #[test]

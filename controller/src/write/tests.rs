@@ -316,7 +316,7 @@ async fn publish(script: Vec<Scenario>, count: usize) -> (Server, Counters) {
     for _ in 0..count {
         let announcement = Announcement {
             split: ObjectId::new("demo", "emoji"),
-            object: SplitObject { uid: "u-1".into(), resource_version: "18".into(), place: Place::Entry },
+            object: SplitObject { uid: "u-1".into(), resource_version: "18".into(), place: Place::Entry, record: None },
             reason: event::FAILOVER,
             note: "trafficsplit/emoji failing over to fallbacks".into(),
             at: "2026-11-22T10:00:00.5Z".parse().expect("a timestamp"),

@@ -19,8 +19,8 @@ use serde_json::Value;
 use super::lane::LaneError;
 use super::{Job, Writer, patch};
 use crate::clock;
-use crate::cluster::SplitVersion;
-use crate::record::Place;
+use crate::cluster::{SplitVersion, revision};
+use crate::record::{self, Place};
 
 /// How long one request may take. A healthy API server takes 5 to 20 ms; longer than this the evidence is stale, and the
 /// core decides again.
@@ -40,11 +40,15 @@ const TEST_FAILED: &str = "the server rejected our request due to an error in ou
 pub(super) struct Answer {
     pub(super) outcome: WriteOutcome,
     pub(super) place: Option<Place>,
+    /// Our annotation as it was sent.
+    pub(super) record: Option<String>,
+    /// Whether it may have been taken although nothing says so.
+    pub(super) in_doubt: bool,
 }
 
 impl From<WriteOutcome> for Answer {
     fn from(outcome: WriteOutcome) -> Self {
-        Self { outcome, place: None }
+        Self { outcome, place: None, record: None, in_doubt: false }
     }
 }
 
@@ -57,17 +61,34 @@ pub(super) async fn write(writer: &Writer, job: &Job) -> Answer {
     let Some(version) = *writer.version.borrow() else {
         return WriteOutcome::Failed("the TrafficSplit CRD is not served".to_owned()).into();
     };
-    let request = match request(job, version) {
+    let record = match write.record.as_ref().map(|record| record::format(record, clock::wall())).transpose() {
+        Ok(record) => record,
+        Err(error) => return WriteOutcome::Refused(error.to_string()).into(),
+    };
+    let request = match request(job, version, record.as_deref()) {
         Ok(request) => request,
         Err(error) => return WriteOutcome::Refused(error).into(),
     };
-    let reply = match write.direction {
+    let (reply, other_in_doubt) = match write.direction {
         Direction::Failover => send_hedged(writer, write, &request).await,
-        Direction::Spread | Direction::Ramp | Direction::Failback => send(writer, 0, &request).await,
+        Direction::Spread | Direction::Ramp | Direction::Failback => (send(writer, 0, &request).await, false),
     };
-    match reply {
-        Ok((status, body)) => read(status, &body, writer),
+    let in_doubt = other_in_doubt || is_in_doubt(&reply);
+    let answer = match reply {
+        Ok((status, body)) => read(status, &body, write, writer),
         Err(error) => WriteOutcome::Failed(error.to_string()).into(),
+    };
+    let is_applied = matches!(answer.outcome, WriteOutcome::Applied { .. });
+    Answer { record, in_doubt: in_doubt && !is_applied, ..answer }
+}
+
+/// Whether a server may have done what was asked although the reply does not say so: there is none, the server itself
+/// gave up waiting for its storage, or it said yes in a way that cannot be read.
+fn is_in_doubt(reply: &Reply) -> bool {
+    match reply {
+        Ok((status, _)) => status.is_server_error() || status.is_success(),
+        Err(LaneError::Transport(_) | LaneError::Deadline(_)) => true,
+        Err(LaneError::Build(_)) => false,
     }
 }
 
@@ -77,33 +98,35 @@ async fn send(writer: &Writer, lane: usize, request: &Request<Bytes>) -> Reply {
     writer.lanes[lane].send(request.clone(), REQUEST_DEADLINE).await
 }
 
-/// The first answer that tells what became of the write. A second request that is refused may only have lost against the
-/// first: then the first one's answer is waited for.
-async fn send_hedged(writer: &Writer, write: &Write, request: &Request<Bytes>) -> Reply {
+/// The first answer that tells what became of the write, and whether the other request is in doubt. A second request that
+/// is refused may only have lost against the first: then the first one's answer is waited for.
+async fn send_hedged(writer: &Writer, write: &Write, request: &Request<Bytes>) -> (Reply, bool) {
     let first = send(writer, 0, request).boxed();
     let first = match select(first, tokio::time::sleep(HEDGE_AFTER).boxed()).await {
-        Either::Left((reply, _)) => return reply,
+        Either::Left((reply, _)) => return (reply, false),
         Either::Right(((), first)) => first,
     };
     if (writer.now)() >= write.expires {
-        return first.await;
+        return (first.await, false);
     }
     writer.counters.hedged();
     match select(first, send(writer, 1, request).boxed()).await {
         Either::Left((reply, other)) | Either::Right((reply, other)) => {
             if reply.as_ref().is_ok_and(|(status, _)| status.is_success()) {
-                return reply;
+                return (reply, false);
             }
             let late = other.await;
             let tells = late.as_ref().is_ok_and(|(status, _)| status.is_success()) || reply.is_err();
-            if tells { late } else { reply }
+            let (reply, other) = if tells { (late, reply) } else { (reply, late) };
+            let in_doubt = is_in_doubt(&other);
+            (reply, in_doubt)
         }
     }
 }
 
-fn request(job: &Job, version: SplitVersion) -> Result<Request<Bytes>, String> {
+fn request(job: &Job, version: SplitVersion, record: Option<&str>) -> Result<Request<Bytes>, String> {
     let write = &job.write;
-    let operations = patch::operations(write, version, job.place, clock::wall()).map_err(|error| error.to_string())?;
+    let operations = patch::operations(write, version, job.place, record);
     let path = version.path(&write.split.namespace, &write.split.name);
     Request::builder()
         .method(Method::PATCH)
@@ -114,15 +137,17 @@ fn request(job: &Job, version: SplitVersion) -> Result<Request<Bytes>, String> {
         .map_err(|error| error.to_string())
 }
 
-fn read(status: StatusCode, body: &[u8], writer: &Writer) -> Answer {
+fn read(status: StatusCode, body: &[u8], write: &Write, writer: &Writer) -> Answer {
     if status.is_success() {
         return match serde_json::from_slice::<Written>(body) {
             Ok(Written { metadata }) => Answer {
                 place: Some(Place::of(metadata.annotations.as_ref())),
-                outcome: WriteOutcome::Applied {
+                ..WriteOutcome::Applied {
                     acknowledged: (writer.now)(),
-                    resource_version: metadata.resource_version,
-                },
+                    // The guard held, so the server still counts as it did when the guard was read.
+                    resource_version: revision::in_era_of(&write.resource_version, &metadata.resource_version),
+                }
+                .into()
             },
             Err(error) => WriteOutcome::Failed(format!("the answer cannot be read: {error}")).into(),
         };

@@ -30,7 +30,7 @@ fn mk_weights(primary: Value, secondary: Value) -> DynamicObject {
 
 #[track_caller]
 fn check(object: &DynamicObject, expected: &str) {
-    assert_eq!(facts(object, now()).expect_err("invalid"), format!("trafficsplit/emoji: {expected}"));
+    assert_eq!(facts(object, 0, now()).expect_err("invalid"), expected);
 }
 
 #[test]
@@ -48,15 +48,17 @@ fn a_plain_split_is_read_whole() {
         ],
         primary: None,
         port: None,
+        single_node: false,
+        check_all_ports: false,
         record: None,
     };
-    assert_eq!(facts(&object, now()), Ok(expected));
+    assert_eq!(facts(&object, 0, now()), Ok(expected));
 }
 
 #[test]
 fn weights_come_as_numbers_and_as_texts() {
     let check = |value: Value, milli| {
-        let split = facts(&mk_weights(value.clone(), json!(0)), now()).expect("valid");
+        let split = facts(&mk_weights(value.clone(), json!(0)), 0, now()).expect("valid");
         assert_eq!(split.backends[0].weight.milli(), milli, "{value}");
     };
     check(json!(0), 0);
@@ -129,7 +131,7 @@ fn annotations_are_read() {
         (record::ANNOTATION.to_owned(), record::format(&record, now()).expect("writes")),
         ("other".to_owned(), "left alone".to_owned()),
     ]));
-    let split = facts(&object, now()).expect("valid");
+    let split = facts(&object, 0, now()).expect("valid");
     assert_eq!(split.primary.as_deref(), Some("web-west"));
     assert_eq!(split.port, Some(8080));
     assert_eq!(split.record, Some(record));

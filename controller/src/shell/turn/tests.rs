@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use controller_core::facts::{BackendFacts, MoveCause, SplitFacts};
 use controller_core::output::{Direction, WriteId};
+use controller_core::target::Grounds;
 use controller_core::weights::Weight;
 use probe_common::admin::Surface;
 use probe_common::wire::{AgentFrame, Hello, Report};
@@ -41,7 +42,7 @@ fn mk_bench(job_queue: usize) -> Bench {
 }
 
 fn mk_object(version: &str, place: Place) -> SplitObject {
-    SplitObject { uid: "u-1".into(), resource_version: version.into(), place }
+    SplitObject { uid: "u-1".into(), resource_version: version.into(), place, record: None }
 }
 
 fn mk_split(version: &str) -> Observation {
@@ -56,9 +57,11 @@ fn mk_split(version: &str) -> Observation {
         ],
         primary: None,
         port: None,
+        single_node: false,
+        check_all_ports: false,
         record: None,
     };
-    Observation { input: Input::Split(split(), facts), object: Some(mk_object(version, Place::NoEntry)) }
+    Observation::Split { input: Input::Split(split(), facts), object: mk_object(version, Place::NoEntry) }
 }
 
 fn mk_write(version: &str, event: Option<&str>) -> Write {
@@ -75,6 +78,10 @@ fn mk_write(version: &str, event: Option<&str>) -> Write {
         expires: Time(u64::MAX),
         event: event.map(ToOwned::to_owned),
     }
+}
+
+fn mk_written(write: Write, outcome: WriteOutcome, in_doubt: bool) -> Written {
+    Written { write, outcome, place: Some(Place::Entry), record: Some("ours".into()), in_doubt }
 }
 
 fn mk_stream(turn: &mut Turn, node: &str, stream: u64, room: usize) -> mpsc::Receiver<ControllerFrame> {
@@ -118,14 +125,15 @@ fn an_event_is_announced_after_its_write_was_applied_and_only_then() {
     let announced = |event: Option<&str>, outcome: WriteOutcome| {
         let mut bench = mk_bench(8);
         bench.turn.on_observation(mk_split("17"));
-        bench.turn.on_written(Written { write: mk_write("17", event), outcome, place: Some(Place::Entry) });
+        bench.turn.on_written(mk_written(mk_write("17", event), outcome, false));
         let place = bench.turn.objects.place(&split(), "18");
         (bench.announcements.try_recv().ok(), place)
     };
     let (announcement, place) = announced(Some(note), applied());
     let announcement = announcement.expect("announced");
     assert_eq!((announcement.reason, announcement.note.as_str()), ("Failover", note));
-    assert_eq!(announcement.object, mk_object("18", Place::Entry), "the version that the write made");
+    let made = SplitObject { record: Some("ours".into()), ..mk_object("18", Place::Entry) };
+    assert_eq!(announcement.object, made, "the version that the write made");
     assert_eq!(place, Some(Place::Entry), "the next write may be guarded by it");
     assert_eq!(announced(None, applied()).0, None, "a step of a ramp has none");
     for outcome in [
@@ -139,12 +147,46 @@ fn an_event_is_announced_after_its_write_was_applied_and_only_then() {
     }
 }
 
+/// The split as a write of ours left it.
+fn mk_moved(version: &str) -> Observation {
+    let Observation::Split { input: Input::Split(id, mut facts), mut object } = mk_split(version) else {
+        unreachable!("made so above")
+    };
+    facts.backends[0].weight = Weight::ZERO;
+    facts.backends[1].weight = Weight::ONE;
+    object.record = Some("ours".into());
+    Observation::Split { input: Input::Split(id, facts), object }
+}
+
+#[test]
+fn a_write_whose_answer_was_lost_is_announced_when_it_shows_whichever_comes_first() {
+    let lost = || mk_written(mk_write("17", Some("moved")), WriteOutcome::Failed("no answer".into()), true);
+    for shows_first in [true, false] {
+        let mut bench = mk_bench(8);
+        bench.turn.on_observation(mk_split("17"));
+        if shows_first {
+            bench.turn.on_observation(mk_moved("18"));
+            bench.turn.on_written(lost());
+        } else {
+            bench.turn.on_written(lost());
+            assert!(bench.announcements.try_recv().is_err(), "nobody knows yet");
+            bench.turn.on_observation(mk_moved("18"));
+        }
+        let announcement = bench.announcements.try_recv().expect("announced");
+        assert_eq!((announcement.reason, announcement.note.as_str()), ("Failover", "moved"));
+        assert_eq!(announcement.object.resource_version, "18");
+        bench.turn.on_observation(mk_moved("18"));
+        bench.turn.on_observation(mk_moved("19"));
+        assert!(bench.announcements.try_recv().is_err(), "once");
+    }
+}
+
 #[test]
 fn an_invalid_split_gets_an_event_on_itself() {
     let mut bench = mk_bench(8);
-    bench.turn.on_observation(Observation {
-        input: Input::SplitInvalid { split: split(), fault: "trafficsplit/emoji: spec.backends is missing".into() },
-        object: Some(mk_object("17", Place::NoMap)),
+    bench.turn.on_observation(Observation::Split {
+        input: Input::SplitInvalid { split: split(), fault: "spec.backends is missing".into() },
+        object: mk_object("17", Place::NoMap),
     });
     let announcement = bench.announcements.try_recv().expect("announced");
     assert_eq!(announcement.reason, "InvalidPolicy");
@@ -224,7 +266,10 @@ fn detection_is_measured_from_the_episodes_begin_to_the_decision() {
         bench.turn.on_transition(Transition { at: Time(seconds * 1_000_000_000), split: Some(split()), kind });
     };
     let decided = |direction, cause| TransitionKind::Decided { write: WriteId(1), direction, cause };
-    at(13, TransitionKind::Condemned { backend: "web".into(), episode: Time(10_000_000_000) });
+    at(
+        13,
+        TransitionKind::Condemned { backend: "web".into(), episode: Time(10_000_000_000), grounds: Grounds::LastLook },
+    );
     at(14, decided(Direction::Failover, MoveCause::Connections));
     at(20, decided(Direction::Failback, MoveCause::Connections));
     at(30, decided(Direction::Failover, MoveCause::Readiness));
