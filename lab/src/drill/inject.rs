@@ -26,6 +26,7 @@ use crate::drill::shape::{self, APP_PORT, GATEWAY_PORT};
 use crate::drill::stage::Stage;
 use crate::drill::stalls::Stalls;
 use crate::load::outcome::Outcome;
+use crate::load::records::Since;
 use crate::load::wire::EXTRA_LOOP;
 use crate::world::fault::{
     Brief, ExtraLoop, Fault, Filter, Flapping, Frozen, Hang, Killed, Refused, Span, Terminated, Then, Together,
@@ -51,6 +52,9 @@ const LOOP_PROOF: u64 = 300;
 /// Where nothing listens: what the one client of `noise` loops on when there is no second client that could still reach
 /// the endpoint.
 const DEAD_PORT: u16 = APP_PORT + 1;
+
+/// What a router's answer looks like to who dials: EHOSTUNREACH.
+const UNREACHABLE: Outcome = Outcome::Errno(113);
 
 /// How often the drill looks whether everything answers again.
 const ANSWER_GAP: Duration = Duration::from_millis(20);
@@ -137,20 +141,27 @@ impl<'a> Breakage<'a> {
         self.proof.is_met()
     }
 
-    /// Whether the parts of a fault that no figure shows took place: the one client's loop of `noise`. (A stall that
-    /// could not be made is an error where it is made.)
+    /// Whether the parts of a fault that no figure shows took place: the one client's loop of `noise`, and that
+    /// `unreachable` was told and not only felt. (A stall that could not be made is an error where it is made.)
     ///
     /// # Errors
     ///
     /// One did not: the run would prove less than its name says.
-    pub fn prove_parts(&self, stage: &Stage) -> Result<()> {
-        if self.kind != FaultKind::Noise {
-            return Ok(());
+    pub fn prove_parts(&self, stage: &Stage, since: &Since) -> Result<()> {
+        match self.kind {
+            FaultKind::Noise => {
+                let refused = (EXTRA_LOOP.to_owned(), Outcome::REFUSED.to_string());
+                let totals = stage.records.totals();
+                let looped: u64 = totals.values().filter_map(|client| client.by_leaf_and_outcome.get(&refused)).sum();
+                ensure!(looped >= LOOP_PROOF, "the client's loop on a dead address was refused only {looped} times");
+            }
+            FaultKind::Unreachable => {
+                let told = since.by_outcome.get(&UNREACHABLE.to_string()).copied().unwrap_or(0);
+                let failed = since.failed;
+                ensure!(told * 10 >= failed * 9, "of {failed} failed connections ICMP answered only {told}");
+            }
+            _ => {}
         }
-        let refused = (EXTRA_LOOP.to_owned(), Outcome::REFUSED.to_string());
-        let totals = stage.records.totals();
-        let looped: u64 = totals.values().filter_map(|client| client.by_leaf_and_outcome.get(&refused)).sum();
-        ensure!(looped >= LOOP_PROOF, "the client's loop on a dead address was refused only {looped} times");
         Ok(())
     }
 
@@ -217,7 +228,7 @@ impl<'a> Making<'a, '_> {
             FaultKind::Refused => (Box::new(Refused(primary)), self.refuses(all)),
             FaultKind::ProcessKilled => (Box::new(Killed(primary)), self.refuses(all)),
             FaultKind::Blackhole => (Box::new(Filter::blackhole(&primary_pods)), self.dials(vec![first], CUT_OFF)),
-            FaultKind::Unreachable => (Box::new(self.unreachable()?), self.dials(all, UNREACHABLE)),
+            FaultKind::Unreachable => (Box::new(self.unreachable()?), self.dials(all, &[UNREACHABLE])),
             FaultKind::Hang => {
                 // One backlog is full; the others are about to be.
                 let tries = 2 * all.len();
@@ -361,5 +372,3 @@ impl<'a> Making<'a, '_> {
     }
 }
 
-/// What a router's answer looks like to who dials.
-const UNREACHABLE: &[Outcome] = &[Outcome::Errno(113)];

@@ -133,8 +133,8 @@ impl Running<'_> {
             looks += 1;
             self.pause(looks)?;
         };
-        let clients = clients(&self.recorded_since(broken.first_ns)?);
-        breakage.prove_parts(self.stage)?;
+        let since = self.recorded_since(broken.first_ns)?;
+        breakage.prove_parts(self.stage, &since)?;
         let of_split = |(split, shifted_ns): (&WatchedSplit, &Option<u64>)| SplitObservation {
             split: self.stage.name_of(split),
             primary: split.primary.clone(),
@@ -146,7 +146,7 @@ impl Running<'_> {
             t0_ns: broken.first_ns,
             injected_ns: broken.last_ns,
             proved_by_drill: met,
-            clients,
+            clients: clients(&since),
             closed_ns,
             ..Observation::default()
         })

@@ -10,15 +10,21 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::load::outcome::Outcome;
-use crate::world::PodChild;
-use crate::world::dial_from;
+use crate::world::clock::{now_ns, pause};
 use crate::world::netns::Netns;
+use crate::world::{PodChild, dial_from};
 
 /// How long the drill itself waits for an answer.
 pub(super) const DIAL_LIMIT: Duration = Duration::from_millis(300);
 
 /// Dials in which a fault by chance has to be met: where it hits one connection of ten, one look of a billion misses it.
 pub(super) const TRIES_BY_CHANCE: usize = 200;
+
+/// How long a process may take to stop.
+const STOP_LIMIT_NS: u64 = 500_000_000;
+
+/// Between two looks at it.
+const STOP_GAP: Duration = Duration::from_millis(1);
 
 /// Outcomes of an endpoint to which no packet comes; the router's own word comes once it has looked for it in vain.
 pub(super) const CUT_OFF: &[Outcome] = &[Outcome::NoHandshake, Outcome::Errno(113)];
@@ -75,9 +81,7 @@ impl Proof {
                 }
                 Ok(false)
             }
-            Self::Stopped(programs) => {
-                programs.iter().try_fold(true, |all, program| Ok(all && is_stopped(program.pid())?))
-            }
+            Self::Stopped(programs) => all_stop(programs),
             Self::Noted(seen) => Ok(seen.load(Ordering::Relaxed)),
         }
     }
@@ -95,6 +99,20 @@ pub(super) fn all_end(from: &Netns, to: &[SocketAddr], ends: &[Outcome]) -> Resu
         }
     }
     Ok(!to.is_empty())
+}
+
+/// A signal is sent at once and taken when the process next runs: waits for that.
+fn all_stop(programs: &[PodChild]) -> Result<bool> {
+    let deadline_ns = now_ns() + STOP_LIMIT_NS;
+    for program in programs {
+        while !is_stopped(program.pid())? {
+            if now_ns() > deadline_ns {
+                return Ok(false);
+            }
+            pause(STOP_GAP);
+        }
+    }
+    Ok(!programs.is_empty())
 }
 
 /// proc(5): the state follows the command's name, which is in parentheses and may hold some itself; T is stopped.
