@@ -20,17 +20,37 @@ use crate::{
 /// What the whole is meant to take on two cores, from a fresh clone.
 const BUDGET: Duration = Duration::from_secs(25 * 60);
 
-/// Each scenario with few runs: enough to see that it works. Claims about figures need `cargo xtask drill --runs 20`.
+/// Beside one run of every scenario that the lab has: enough to see that it works. Claims about figures need
+/// `cargo xtask drill --runs 100`.
 const DRILLS: [&[&str]; 5] = [
-    &["refused", "process-killed", "blackhole", "noise", "failback", "--runs", "2"],
-    &["scale-to-zero", "--runs", "3"],
+    &["refused", "scale-to-zero", "--runs", "3"],
     &["scale-to-zero", "--agents", "off", "--runs", "3"],
     &["refused", "--shape", "workshop", "--runs", "3"],
     &["refused", "--rate", "100", "--runs", "2"],
+    &["refused", "--nodes", "2"],
 ];
 
+/// Tests that need root, in the order in which they run: package, target, and the part that they belong to.
+const PRIVILEGED: [(&str, &str, Rooted); 6] = [
+    ("probe-agent", "kernel", Rooted::Kernel),
+    ("probe-agent", "agent", Rooted::Kernel),
+    ("cli", "node", Rooted::Kernel),
+    ("cli", "cluster", Rooted::Kernel),
+    ("lab", "world", Rooted::World),
+    // Interrupted, told to end twice, panicking: with the programs that the drills have just built.
+    ("lab", "drill", Rooted::Drills),
+];
+
+/// Parts that run tests as root.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rooted {
+    Kernel,
+    World,
+    Drills,
+}
+
 /// The packages that are checked alone: a workspace build unifies features and hides a manifest that lacks one.
-const ALONE: [&[&str]; 10] = [
+const ALONE: [&[&str]; 11] = [
     &["-p", "probe-common"],
     &["-p", "probe-common", "--features", "abi"],
     &["-p", "probe-common", "--features", "wire"],
@@ -39,6 +59,7 @@ const ALONE: [&[&str]; 10] = [
     &["-p", "probe-agent"],
     &["-p", "controller-core"],
     &["-p", "controller"],
+    &["-p", "cli"],
     &["-p", "lab"],
     &["-p", "xtask"],
 ];
@@ -46,9 +67,9 @@ const ALONE: [&[&str]; 10] = [
 /// The version whose verdict is known; a newer one may know more lints.
 const CARGO_DENY: &str = "0.20.2";
 
-/// The embedded API server's test drives it with the real client.
+/// The embedded API server's test drives it with the real client, and the manifests are rendered by it.
 const KUBECTL: Requirement = Requirement {
-    what: "kubectl, which the embedded API server is tested with",
+    what: "kubectl, which renders the manifests and asks the embedded API server",
     found: || setup::on_path("kubectl").is_some(),
     packages: &["kubernetes-client"],
     otherwise: "install kubectl",
@@ -142,26 +163,45 @@ fn each_alone() -> Result<()> {
     Ok(())
 }
 
-/// Tests that need root: each of a target of its own, one test at a time, since they measure or count what is there.
-fn privileged(package: &str, target: &str) -> Result<()> {
-    cargo(&["test", "--locked", "-p", package, "--test", target, "--", "--ignored", "--test-threads", "1"])
+/// Tests that need root: each target by itself, one test at a time, since they measure or count what is there. Every target
+/// runs even when an earlier one failed.
+fn privileged(part: Rooted) -> Result<()> {
+    let mut failed = Vec::new();
+    for (package, target, _) in PRIVILEGED.iter().filter(|(.., of)| *of == part) {
+        let line = ["test", "--locked", "-p", package, "--test", target, "--", "--ignored", "--test-threads", "1"];
+        if let Err(error) = cargo(&line) {
+            println!("=== {error:#}");
+            failed.push(*target);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
 }
 
 fn kernel_tests() -> Result<()> {
-    privileged("probe-agent", "kernel")?;
-    privileged("probe-agent", "agent")
+    privileged(Rooted::Kernel)
 }
 
 fn world_tests() -> Result<()> {
-    privileged("lab", "world")
+    privileged(Rooted::World)
 }
 
 fn drills() -> Result<()> {
-    for drill in DRILLS {
-        cargo(&[&["xtask", "drill"], drill].concat())?;
+    drill::build_kernel_programs()?;
+    let lab = drill::build_programs()?.join("splitsecond-lab");
+    let scenarios = drill::scenarios(&lab)?;
+    let every: Vec<&str> = scenarios.iter().map(String::as_str).collect();
+    let mut failed = Vec::new();
+    for drill in std::iter::once(every.as_slice()).chain(DRILLS) {
+        if let Err(error) = cargo(&[&["xtask", "drill"], drill].concat()) {
+            println!("=== {error:#}");
+            failed.push(drill.join(" "));
+        }
     }
-    // Interrupted, told to end twice, panicking: with the programs that the drills have just built.
-    privileged("lab", "drill")
+    let tests = privileged(Rooted::Drills);
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join("; "));
+    }
+    tests
 }
 
 /// The agents' counts have to be the truth, and what both binaries answer at /metrics has to pass Prometheus' own check.
@@ -223,4 +263,46 @@ fn deny() -> Result<()> {
         "Advisories are left out: their database is not in a registry. Where it can be fetched: cargo deny check advisories"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Files in `tests/` folders that have a test for root only, as package folder and target.
+    fn targets_for_root() -> Vec<(String, String)> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
+        let mut found = Vec::new();
+        for package in ["probe-common", "probe-agent", "controller/core", "controller", "cli", "lab", "xtask"] {
+            let Ok(entries) = std::fs::read_dir(root.join(package).join("tests")) else { continue };
+            for entry in entries {
+                let path = entry.expect("is readable").path();
+                let target = path.file_stem().expect("has a name").to_string_lossy().into_owned();
+                let is_for_root = text_of(&path).contains("ignore = \"needs root");
+                if is_for_root && !found.contains(&(package.to_owned(), target.clone())) {
+                    found.push((package.to_owned(), target));
+                }
+            }
+        }
+        found
+    }
+
+    /// A target's file, or all files of its folder of modules.
+    fn text_of(path: &Path) -> String {
+        if path.is_file() {
+            return std::fs::read_to_string(path).expect("is readable");
+        }
+        let entries = std::fs::read_dir(path).expect("is readable");
+        entries.map(|entry| text_of(&entry.expect("is readable").path())).collect()
+    }
+
+    #[test]
+    fn no_test_for_root_is_left_out() {
+        let mut found = targets_for_root();
+        let mut run: Vec<_> =
+            PRIVILEGED.iter().map(|(package, target, _)| ((*package).to_owned(), (*target).to_owned())).collect();
+        found.sort();
+        run.sort();
+        assert_eq!(run, found);
+    }
 }
