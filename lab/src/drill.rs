@@ -12,6 +12,7 @@ pub mod halt;
 pub mod inject;
 pub mod look;
 pub mod measure;
+pub mod objects;
 pub mod observe;
 pub mod policy;
 pub mod programs;
@@ -77,8 +78,7 @@ fn rehearse(plan: &Plan, programs: &Programs, halt: &Halt) -> Result<u8> {
     let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
     fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
     let begun = Premises::take(programs, &run_dir, halt, progress).and_then(|premises| {
-        let ground = plan.scenarios.first().map_or(Ground::Shape(plan.shape), |first| plan.ground(first));
-        let cluster = start_cluster(&premises, ground, plan.agents)?;
+        let cluster = start_cluster(&premises, plan.ground(), plan.agents)?;
         Ok(Drill { plan, cluster: Some(cluster), premises, runs_begun: 0, begun_ns, kept: None })
     });
     match begun {
@@ -177,8 +177,8 @@ impl Drill<'_> {
     }
 
     /// Every run of one scenario. A run that could not be carried through counts against it.
-    fn play_scenario(&mut self, scenario: &'static Scenario, last: bool, played: &mut Played) -> Result<()> {
-        self.enter(self.plan.ground(scenario))?;
+    fn play_scenario(&mut self, scenario: &Scenario, last: bool, played: &mut Played) -> Result<()> {
+        self.enter(self.plan.ground())?;
         self.premises.progress.line(&format!("{}: {}", scenario.name, scenario.line));
         for number in 1..=self.plan.runs {
             let keep = last && self.plan.keep && number == self.plan.runs;
@@ -207,7 +207,7 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn play_run(&mut self, scenario: &'static Scenario, policy: &Policy, keep: bool) -> Result<Run> {
+    fn play_run(&mut self, scenario: &Scenario, policy: &Policy, keep: bool) -> Result<Run> {
         self.runs_begun += 1;
         let Premises { programs, halt, progress, .. } = self.premises;
         let cluster = self.cluster.as_ref().context("there is no cluster")?;
@@ -228,13 +228,17 @@ impl Drill<'_> {
             }
         }
         let observation = outcome?;
-        anyhow::ensure!(complete, "transitions of the controller went by unseen: its times cannot be trusted");
+        // Many splits at once have more transitions than the controller keeps; their times are the watch's.
+        anyhow::ensure!(
+            complete || observation.splits.len() > 1,
+            "transitions of the controller went by unseen: its times cannot be trusted"
+        );
         Ok(measure(&observation))
     }
 
-    fn scenario_report(&self, scenario: &'static Scenario, played: Played) -> ScenarioReport {
-        let Plan { shape, rate, agents, .. } = *self.plan;
-        let limit_ms = scenario.limit_ms(Circumstances { shape, rate, agents });
+    fn scenario_report(&self, scenario: &Scenario, played: Played) -> ScenarioReport {
+        let Plan { shape, nodes, rate, agents, .. } = *self.plan;
+        let limit_ms = scenario.limit_ms(Circumstances { shape, nodes, rate, agents });
         let mut report = ScenarioReport::new(scenario, self.plan.runs, played.runs, played.reasons, limit_ms);
         let policy = Policy::of(scenario.expect);
         report.policy = (policy != Policy::of(Expect::Failover)).then_some(policy);
@@ -247,6 +251,7 @@ impl Drill<'_> {
             control_plane: ControlPlane::Embedded,
             profile: Profile::Default,
             shape: self.plan.shape,
+            nodes: self.plan.nodes,
             follow: Follow::Mesh,
             rate: self.plan.rate,
             agents: self.plan.agents,

@@ -81,6 +81,7 @@ fn plan() -> Plan {
         scenarios: Vec::new(),
         runs: 1,
         rate: 0,
+        nodes: None,
         shape: Shape::Standard,
         agents: true,
         keep: false,

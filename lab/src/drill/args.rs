@@ -14,6 +14,9 @@ use crate::load::wire::DEFAULT_BACKLOG;
 /// The most runs of one scenario that one invocation takes: ten times what a claim needs.
 pub const RUNS_LIMIT: u32 = 1_000;
 
+/// The most nodes of east: a Service's mathematics do not change beyond it, and each node has an agent.
+pub const NODES_LIMIT: u32 = 30;
+
 /// The highest rate: beyond it two cores measure the load's own queueing.
 pub const RATE_LIMIT: u32 = 10_000;
 
@@ -133,13 +136,15 @@ pub enum Profile {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// In the order in which they run.
-    pub scenarios: Vec<&'static Scenario>,
+    pub scenarios: Vec<Scenario>,
     /// Of each scenario.
     pub runs: u32,
     /// Connections per second of all clients together.
     pub rate: u32,
     /// How many clients and endpoints there are.
     pub shape: Shape,
+    /// All pods of east on so many nodes; none for the shape's own.
+    pub nodes: Option<u32>,
     /// Whether the nodes have agents.
     pub agents: bool,
     /// Whether the cluster stays until Ctrl-C.
@@ -176,10 +181,10 @@ impl fmt::Display for Usage {
 impl std::error::Error for Usage {}
 
 impl Plan {
-    /// The cluster that a scenario takes place on.
+    /// The cluster that all scenarios take place on.
     #[must_use]
-    pub fn ground(&self, _scenario: &Scenario) -> Ground {
-        Ground::Shape(self.shape)
+    pub fn ground(&self) -> Ground {
+        self.nodes.map_or(Ground::Shape(self.shape), |nodes| Ground::Nodes(self.shape, nodes))
     }
 }
 
@@ -197,6 +202,9 @@ impl DrillArgs {
         if self.rate > RATE_LIMIT {
             faults.push(format!("--rate takes 0 to {RATE_LIMIT} connections per second, not {}.", self.rate));
         }
+        if let Some(nodes) = self.nodes.filter(|nodes| !(1..=NODES_LIMIT).contains(nodes)) {
+            faults.push(format!("--nodes takes 1 to {NODES_LIMIT}, not {nodes}."));
+        }
         let (scenarios, list) = self.chosen(&mut faults);
         if !faults.is_empty() {
             return Err(Usage { faults, list });
@@ -206,6 +214,7 @@ impl DrillArgs {
             runs: self.runs,
             rate: self.rate,
             shape: self.shape,
+            nodes: self.nodes,
             agents: self.agents == Agents::On,
             keep: self.keep,
             json: self.json.clone(),
@@ -231,18 +240,16 @@ impl DrillArgs {
             Profile::Fast => faults.push("--profile fast is not built yet; --profile default is.".to_owned()),
             Profile::Strict => faults.push("--profile strict is not built yet; --profile default is.".to_owned()),
         }
-        if self.nodes.is_some() {
-            faults.push("--nodes is not built yet; --shape standard and --shape workshop are.".to_owned());
-        }
         faults
     }
 
     /// The named scenarios, each once, in the order named; the tour where none is. With the list where one is not found.
-    fn chosen(&self, faults: &mut Vec<String>) -> (Vec<&'static Scenario>, Option<String>) {
+    fn chosen(&self, faults: &mut Vec<String>) -> (Vec<Scenario>, Option<String>) {
         if self.scenarios.is_empty() {
-            return (scenario::tour().filter(|scenario| self.unfit(scenario).is_none()).collect(), None);
+            let fit = scenario::tour().filter(|scenario| self.unfit(scenario).is_none());
+            return (fit.map(|scenario| scenario.on(self.nodes)).collect(), None);
         }
-        let mut chosen: Vec<&'static Scenario> = Vec::new();
+        let mut chosen: Vec<Scenario> = Vec::new();
         let mut unknown = false;
         for name in &self.scenarios {
             let Some(found) = scenario::find(name) else {
@@ -257,7 +264,7 @@ impl DrillArgs {
             if let Some(fault) = self.unfit(found) {
                 faults.push(fault);
             } else if !chosen.iter().any(|known| known.name == found.name) {
-                chosen.push(found);
+                chosen.push(found.on(self.nodes));
             }
         }
         (chosen, unknown.then(scenario::list))
@@ -272,8 +279,11 @@ impl DrillArgs {
                  with --agents off."
             ));
         }
-        if let Some(why) = scenario.cannot(self.shape) {
+        if let Some(why) = scenario.cannot(self.shape, None) {
             return Some(format!("{name} cannot be drilled with --shape {}: {why}.", self.shape.name()));
+        }
+        if let (Some(nodes), Some(why)) = (self.nodes, scenario.cannot(self.shape, self.nodes)) {
+            return Some(format!("{name} cannot be drilled with --nodes {nodes}: {why}."));
         }
         let highest = highest_rate(self.shape);
         (scenario.fault == FaultKind::Frozen && self.rate > highest).then(|| {
@@ -299,6 +309,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::drill::scenario::Expect;
 
     #[derive(Parser)]
     struct Line {
@@ -318,8 +329,16 @@ mod tests {
     #[test]
     fn without_a_name_the_tour_runs_once_at_a_thousand() {
         let plan = plan("").expect("no faults");
-        let tour =
-            ["refused", "blackhole", "scale-to-zero", "blip", "one-bad-client-node", "one-bad-endpoint", "failback"];
+        let tour = [
+            "refused",
+            "blackhole",
+            "scale-to-zero",
+            "mesh-crash",
+            "blip",
+            "one-bad-client-node",
+            "one-bad-endpoint",
+            "failback",
+        ];
         assert_eq!(names(&plan), tour);
         assert_eq!((plan.runs, plan.rate, plan.shape, plan.agents), (1, 1_000, Shape::Standard, true));
     }
@@ -329,6 +348,22 @@ mod tests {
         let plan = plan("noise refused noise --runs 20 --shape workshop").expect("no faults");
         assert_eq!(names(&plan), ["noise", "refused"]);
         assert_eq!((plan.runs, plan.shape), (20, Shape::Workshop));
+    }
+
+    #[test]
+    fn few_nodes_change_what_is_expected_and_what_can_be_drilled() {
+        let two = plan("refused --nodes 2").expect("no faults");
+        assert_eq!((two.ground(), two.scenarios[0].expect), (Ground::Nodes(Shape::Standard, 2), Expect::Failover));
+        let one = plan("refused scale-to-zero --nodes 1").expect("no faults");
+        assert_eq!(one.scenarios.iter().map(|row| row.expect).collect::<Vec<_>>(), [Expect::None, Expect::Failover]);
+        let usage = plan("zone-loss failback --nodes 1").expect_err("faults");
+        assert!(
+            usage.faults[0].starts_with("zone-loss cannot be drilled with --nodes 1: it has three zones"),
+            "{usage}"
+        );
+        assert!(usage.faults[1].starts_with("failback cannot be drilled with --nodes 1: one node alone"), "{usage}");
+        let tour = plan("--nodes 1").expect("no faults");
+        assert!(!names(&tour).contains(&"failback") && names(&tour).contains(&"mesh-crash"));
     }
 
     #[test]
@@ -344,7 +379,7 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_says_so_all_together() {
         let usage =
-            plan("zone-loss --control-plane kube --follow steer --profile fast --nodes 2 --runs 0 --rate 10001")
+            plan("api-outage --control-plane kube --follow steer --profile fast --nodes 31 --runs 0 --rate 10001")
                 .expect_err("faults");
         assert_eq!(
             usage.faults,
@@ -352,10 +387,10 @@ mod tests {
                 "--control-plane kube is not built yet; the embedded API server is.",
                 "--follow steer is not built yet; --follow mesh is.",
                 "--profile fast is not built yet; --profile default is.",
-                "--nodes is not built yet; --shape standard and --shape workshop are.",
                 "--runs takes 1 to 1000, not 0.",
                 "--rate takes 0 to 10000 connections per second, not 10001.",
-                "The scenario zone-loss is not built yet.",
+                "--nodes takes 1 to 30, not 31.",
+                "The scenario api-outage is not built yet.",
             ]
         );
     }
@@ -379,7 +414,10 @@ mod tests {
             assert!(plan(name).is_ok());
         }
         let tour = plan("--shape workshop").expect("no faults");
-        assert_eq!(names(&tour), ["refused", "blackhole", "scale-to-zero", "blip", "one-bad-client-node", "failback"]);
+        assert_eq!(
+            names(&tour),
+            ["refused", "blackhole", "scale-to-zero", "mesh-crash", "blip", "one-bad-client-node", "failback"]
+        );
     }
 
     #[test]

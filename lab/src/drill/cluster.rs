@@ -115,7 +115,7 @@ impl Cluster {
     ///
     /// The machine cannot; what was made is removed again.
     pub fn start(plan: &Plan, programs: &Programs, run_dir: &Path, halt: &Halt, progress: Progress) -> Result<Self> {
-        Self::start_on(&Premises::take(programs, run_dir, halt, progress)?, Ground::Shape(plan.shape), plan.agents)
+        Self::start_on(&Premises::take(programs, run_dir, halt, progress)?, plan.ground(), plan.agents)
     }
 
     /// Builds the world, starts API server and agents, and does not wait for them.
@@ -154,11 +154,12 @@ impl Cluster {
     fn describe(&self, agents: bool) -> Result<()> {
         let nodes: Vec<(String, String, IpAddr)> =
             self.world.nodes().map(|node| (node.name().to_owned(), node.zone().to_owned(), node.address())).collect();
-        self.create(shape::cluster_objects(self.world.control().address(), &nodes, agents))
+        let has_agent = |node: &str| agents && self.ground.has_agent(node);
+        self.create(shape::cluster_objects(self.world.control().address(), &nodes, has_agent))
     }
 
     fn start_agents(&mut self, programs: &Programs, progress: Progress) -> Result<()> {
-        for node in self.world.nodes() {
+        for node in self.world.nodes().filter(|node| self.ground.has_agent(node.name())) {
             let launch = programs.agent(node.name(), &self.inside.kubeconfig);
             if self.agents.is_empty() {
                 progress.line(&format!("  agents:     {}   (and so on each node)", printed(&launch)));

@@ -5,18 +5,20 @@
 mod agent;
 mod hung;
 mod proof;
+mod reset;
 mod scaled;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use self::agent::AgentRestarted;
 use self::hung::Hung;
-use self::proof::{CUT_OFF, DIAL_LIMIT, Proof, TRIES_BY_CHANCE, all_end};
+use self::proof::{CUT_OFF, DIAL_LIMIT, Proof, TRIES_BY_CHANCE, UNANSWERED, all_end};
+use self::reset::Reset;
 use self::scaled::ScaledToZero;
 use crate::drill::args::Shape;
 use crate::drill::cluster::Cluster;
@@ -172,6 +174,10 @@ impl<'a> Breakage<'a> {
     ///
     /// The control namespace is gone.
     pub fn nobody_answers(&self, stage: &Stage) -> Result<bool> {
+        if stage.is_meshed() {
+            let all = shape::app_addresses(&self.cluster.endpoints(&stage.cast.primary)?);
+            return all_end(self.cluster.world().control().netns(), &all, UNANSWERED);
+        }
         let all = shape::app_addresses(&self.cluster.endpoints(&stage.cast.primary)?);
         let (lost, reached): (Vec<SocketAddr>, Vec<SocketAddr>) =
             all.into_iter().partition(|address| self.out_of_reach.contains(address));
@@ -180,10 +186,23 @@ impl<'a> Breakage<'a> {
     }
 }
 
-/// What makes the primary refuse in a control: the listeners of those of its programs that still run.
+/// What makes the primary refuse in a control: the listeners of those of its programs that still run; meshed, the
+/// programs themselves, behind proxies that live.
 #[must_use]
-pub fn control_fault(stage: &Stage) -> Refused {
-    Refused(stage.primary.iter().filter(|program| program.is_running()).cloned().collect())
+pub fn control_fault(stage: &Stage) -> Box<dyn Fault> {
+    let running = stage.primary.iter().filter(|program| program.is_running()).cloned().collect();
+    if stage.is_meshed() { Box::new(Killed(running)) } else { Box::new(Refused(running)) }
+}
+
+/// What takes the primary's readiness in a control, and nothing else.
+///
+/// # Errors
+///
+/// The world lacks an endpoint.
+pub fn unready<'a>(cluster: &'a Cluster, stage: &Stage) -> Result<Box<dyn Fault + 'a>> {
+    let endpoints = shape::app_addresses(&cluster.endpoints(&stage.cast.primary)?);
+    let pods = Terminated(stage.primary.clone());
+    Ok(Box::new(ScaledToZero { cluster, namespace: stage.namespace.clone(), pods, endpoints }))
 }
 
 /// Waits until every endpoint of primary and secondary answers the drill.
@@ -272,7 +291,31 @@ impl<'a> Making<'a, '_> {
                 let then = Then::new(Box::new(Refused(primary)), AGENT_DIES_AFTER, Box::new(restarted));
                 (Box::new(then), self.refuses(all))
             }
+            FaultKind::MeshCrash => {
+                let victim = primary.into_iter().take(1).collect();
+                (Box::new(Killed(victim)), self.dials(vec![first], UNANSWERED))
+            }
+            FaultKind::ZoneLoss => {
+                let nodes = self.zone_of_primary()?;
+                (Box::new(Unplugged::new(self.cluster.world(), &nodes)), self.dials(all, CUT_OFF))
+            }
+            FaultKind::GatewayDown => {
+                let gateway = gateway_address(self.cluster, self.stage)?;
+                (Box::new(Killed(vec![self.stage.gateway.clone()])), self.refuses(vec![gateway]))
+            }
+            FaultKind::Reset => {
+                let (clients, records) = (self.stage.clients.clone(), self.stage.records.clone());
+                let at = Arc::new(AtomicU64::new(u64::MAX));
+                let seen = reset::Seen { clients: clients.clone(), records, at: at.clone() };
+                (Box::new(Reset { servers: primary, clients, addresses: all, at, halt: self.halt }), Proof::Reset(seen))
+            }
         })
+    }
+
+    /// All nodes of the zone that the primary's first endpoint is in.
+    fn zone_of_primary(&self) -> Result<Vec<&'a Node>> {
+        let zone = self.first_backend_node()?.zone();
+        Ok(self.cluster.world().nodes().filter(|node| node.zone() == zone).collect())
     }
 
     fn refuses(&self, to: Vec<SocketAddr>) -> Proof {
@@ -371,4 +414,3 @@ impl<'a> Making<'a, '_> {
         Ok(Together(faults))
     }
 }
-

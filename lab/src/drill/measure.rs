@@ -23,6 +23,8 @@ pub struct Observation {
     pub transitions: Vec<Transition>,
     /// Nothing later counts, but for the control and the way back.
     pub closed_ns: u64,
+    /// What the controller then called the reason for staying.
+    pub held_by: Option<String>,
     /// The control, where the scenario has one.
     pub control: Option<ControlObservation>,
     /// The way back, where the scenario waits for one.
@@ -106,6 +108,9 @@ pub struct Run {
     pub shifted_ms: Option<f64>,
     /// From the control's own t0 to the new weights.
     pub control_ms: Option<f64>,
+    /// What the controller called the reason for staying, when the run was closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
     /// The clients' connections from t0 to the closing.
     pub requests: Requests,
     /// How often the split left its primary; of several splits, the one that did so most often.
@@ -232,6 +237,7 @@ pub fn measure(seen: &Observation) -> Run {
         acknowledged_ms: last(|split| split.acknowledged_ms),
         shifted_ms: last(|split| split.shifted_ms),
         control_ms: control_ms(seen),
+        held_by: seen.held_by.clone(),
         requests: Requests { sent: seen.clients.sent, failed: seen.clients.failed },
         failovers: splits.iter().map(|split| split.failovers).max().unwrap_or(0),
         failbacks: splits.iter().map(|split| split.failbacks).max().unwrap_or(0),

@@ -23,6 +23,9 @@ pub struct Report {
     pub profile: Profile,
     /// How many clients and endpoints.
     pub shape: Shape,
+    /// On so many nodes of east; absent where they are the shape's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
     /// Who follows the weights.
     pub follow: Follow,
     /// Connections per second of all clients together.
@@ -83,13 +86,7 @@ impl Report {
 impl ScenarioReport {
     /// Of the runs that ended, how many were planned, the reasons against them and the limit that holds here.
     #[must_use]
-    pub fn new(
-        scenario: &'static Scenario,
-        planned: u32,
-        runs: Vec<Run>,
-        reasons: Vec<String>,
-        limit_ms: Option<u32>,
-    ) -> Self {
+    pub fn new(scenario: &Scenario, planned: u32, runs: Vec<Run>, reasons: Vec<String>, limit_ms: Option<u32>) -> Self {
         let written_ms = Percentiles::of(runs.iter().map(|run| run.written_ms));
         let written = runs.iter().filter(|run| run.written_ms.is_some()).count();
         let all_written = u32::try_from(written).is_ok_and(|written| written == planned);
@@ -130,6 +127,9 @@ pub fn run_line(run: &Run, reasons: &[String]) -> String {
     }
     if run.failovers > 1 {
         part(format!("left {} times", run.failovers));
+    }
+    if let Some(guard) = run.held_by.as_deref() {
+        part(format!("held by {guard}"));
     }
     if run.failovers == 0 {
         part(run.control_ms.map_or_else(|| "stayed".to_owned(), |ms| format!("stayed, control after {ms:.1} ms")));

@@ -19,7 +19,7 @@ use crate::drill::shape::WatchedSplit;
 use crate::drill::stage::Stage;
 use crate::load::records::Since;
 use crate::world::clock::now_ns;
-use crate::world::fault::{Fault, Span};
+use crate::world::fault::Span;
 
 /// A run ends this long after its traffic shifted.
 const AFTER_SHIFT_NS: u64 = 1_000_000_000;
@@ -135,6 +135,7 @@ impl Running<'_> {
         };
         let since = self.recorded_since(broken.first_ns)?;
         breakage.prove_parts(self.stage, &since)?;
+        let held_by = self.stage.guard(self.cluster)?;
         let of_split = |(split, shifted_ns): (&WatchedSplit, &Option<u64>)| SplitObservation {
             split: self.stage.name_of(split),
             primary: split.primary.clone(),
@@ -148,6 +149,7 @@ impl Running<'_> {
             proved_by_drill: met,
             clients: clients(&since),
             closed_ns,
+            held_by,
             ..Observation::default()
         })
     }
@@ -185,15 +187,19 @@ impl Running<'_> {
             Control::IfUnmoved if self.has_left(broken.first_ns) => return Ok(None),
             // It is over; this only ends what made it.
             Control::IfUnmoved => drop(breakage.heal().context("cannot end the fault")?),
-            Control::FaultStays => {}
+            Control::FaultStays | Control::ByReadiness => {}
             Control::AfterHealing => {
                 breakage.heal().context("cannot mend the fault before the control")?;
                 self.until_well()?;
             }
         }
-        let mut refused = inject::control_fault(self.stage);
+        let mut refused = match control {
+            Control::ByReadiness => inject::unready(self.cluster, self.stage)?,
+            Control::FaultStays | Control::AfterHealing | Control::IfUnmoved => inject::control_fault(self.stage),
+        };
         let broken = refused.inject().context("cannot make the control's fault")?;
-        let proved = breakage.nobody_answers(self.stage)?;
+        // The API server's acknowledgement is proof enough.
+        let proved = control == Control::ByReadiness || breakage.nobody_answers(self.stage)?;
         let deadline_ns = broken.first_ns + nanos(CONTROL_WAIT);
         let mut looks = 0;
         while now_ns() < deadline_ns && last_of_all(&self.written_since(broken.first_ns)).is_none() {

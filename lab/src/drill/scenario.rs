@@ -12,7 +12,7 @@ use crate::drill::args::Shape;
 pub use self::table::{ALL, LATER};
 
 /// One row of the table.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Scenario {
     /// As on the command line.
     pub name: &'static str,
@@ -36,6 +36,8 @@ pub struct Scenario {
     pub figures: &'static [Figure],
     /// Part of the tour.
     pub tour: bool,
+    /// What the controller has to call the reason for staying, where there is one to be told.
+    pub held_by: Option<&'static str>,
 }
 
 /// What must follow the fault.
@@ -94,6 +96,14 @@ pub enum FaultKind {
     Frozen,
     /// Refused; 50 ms later one agent is killed and started again.
     AgentRestart,
+    /// SIGKILL of the application in the first of the primary's meshed pods; its proxy lives.
+    MeshCrash,
+    /// Every node of the primary's zone loses its only cable, agents and clients included.
+    ZoneLoss,
+    /// SIGKILL of the gateway.
+    GatewayDown,
+    /// RST on a hundred long-lived connections to the primary, which its programs send.
+    Reset,
 }
 
 /// How a run that must not move proves that it could have: every application endpoint of the primary refuses, in the
@@ -107,6 +117,9 @@ pub enum Control {
     AfterHealing,
     /// As [`Control::FaultStays`], for a fault that is over, and only where nothing moved: what moved has proved it.
     IfUnmoved,
+    /// The fault stays, and then no endpoint is ready any more: where nobody may move a split by what connections tell,
+    /// readiness alone still does.
+    ByReadiness,
 }
 
 /// Who is on the stage.
@@ -116,6 +129,17 @@ pub enum Players {
     AllOfShape,
     /// Two endpoints of the primary, on two nodes; else as the shape has them.
     TwoEndpoints,
+    /// One meshed endpoint of the primary; else as the shape has them.
+    OneMeshed,
+    /// Two of them, on two nodes.
+    TwoMeshed,
+    /// Both endpoints of the primary in one zone, a second local backend in the others. That zone's clients count in no
+    /// figure.
+    OneZone,
+    /// Twenty splits of twenty Services, each mirrored through the one gateway and primary there.
+    MirrorsFirst,
+    /// The same, but the local backends are the primaries and the mirrors stand by.
+    MirrorsStandBy,
 }
 
 /// A limit and the conditions under which it is one.
@@ -123,6 +147,8 @@ pub enum Players {
 pub struct Figure {
     /// For this shape only.
     pub shape: Shape,
+    /// On so many nodes only; none where the shape's own are meant.
+    pub nodes: Option<u32>,
     /// For so many connections per second only.
     pub rate: u32,
     /// Also without agents.
@@ -136,6 +162,8 @@ pub struct Figure {
 pub struct Circumstances {
     /// How many clients and endpoints.
     pub shape: Shape,
+    /// On how many nodes, where not on the shape's own.
+    pub nodes: Option<u32>,
     /// Connections per second of all clients together.
     pub rate: u32,
     /// Whether the nodes have agents.
@@ -178,18 +206,59 @@ impl Scenario {
     #[must_use]
     pub fn limit_ms(&self, under: Circumstances) -> Option<u32> {
         let applies = |figure: &&Figure| {
-            figure.shape == under.shape && figure.rate == under.rate && (under.agents || figure.without_agents)
+            figure.shape == under.shape
+                && figure.nodes == under.nodes
+                && figure.rate == under.rate
+                && (under.agents || figure.without_agents)
         };
         self.figures.iter().find(applies).map(|figure| figure.limit_ms)
     }
 
     /// Why it cannot be drilled so, where it cannot.
     #[must_use]
-    pub fn cannot(&self, shape: Shape) -> Option<&'static str> {
-        match shape {
+    pub fn cannot(&self, shape: Shape, nodes: Option<u32>) -> Option<&'static str> {
+        let not_in_shape = match shape {
             Shape::Standard => None,
             Shape::Workshop => self.not_in_workshop,
+        };
+        not_in_shape.or_else(|| self.cannot_on(nodes?))
+    }
+
+    fn cannot_on(&self, nodes: u32) -> Option<&'static str> {
+        match (self.fault, self.expect) {
+            (FaultKind::ZoneLoss, _) => Some("it has three zones of two nodes each, which are its own"),
+            (FaultKind::NodeLoss, _) if nodes < 3 => {
+                Some("with a node of two gone, no more than half of the agents are left to tell anything")
+            }
+            (FaultKind::OneBadClientNode, _) if nodes < 2 => Some("there is no other client node"),
+            (FaultKind::AgentRestart, _) | (_, Expect::Failback | Expect::Bound) if nodes < 2 => {
+                Some("one node alone moves nothing by what it sees")
+            }
+            _ => None,
         }
+    }
+
+    /// What it becomes on so many nodes of east. One node alone moves nothing by what its connections tell, and says so;
+    /// a meshed pod's own word about itself needs no second node, and readiness moves as ever.
+    #[must_use]
+    pub fn on(self, nodes: Option<u32>) -> Self {
+        let moves_as_ever = self.fault == FaultKind::MeshCrash || !self.needs_agents;
+        if nodes != Some(1) || moves_as_ever || !matches!(self.expect, Expect::Failover | Expect::None) {
+            return self;
+        }
+        let held_by = (self.expect == Expect::Failover).then_some(INSUFFICIENT_OBSERVERS);
+        Self { expect: Expect::None, control: Some(Control::ByReadiness), figures: &[], held_by, ..self }
+    }
+}
+
+/// The controller's word for a Service that fewer than two nodes can observe.
+const INSUFFICIENT_OBSERVERS: &str = "insufficient-observers";
+
+impl Players {
+    /// Whether the primary's applications stand behind proxies.
+    #[must_use]
+    pub const fn are_meshed(self) -> bool {
+        matches!(self, Self::OneMeshed | Self::TwoMeshed)
     }
 }
 
@@ -214,7 +283,11 @@ impl FaultKind {
             | Self::AllDown
             | Self::SecondaryDown
             | Self::Frozen
-            | Self::AgentRestart => Duration::ZERO,
+            | Self::AgentRestart
+            | Self::MeshCrash
+            | Self::ZoneLoss
+            | Self::GatewayDown
+            | Self::Reset => Duration::ZERO,
         }
     }
 }
@@ -226,7 +299,7 @@ mod tests {
     #[test]
     fn a_figure_stands_only_under_its_own_conditions() {
         let check = |name, shape, rate, agents, limit| {
-            let under = Circumstances { shape, rate, agents };
+            let under = Circumstances { shape, nodes: None, rate, agents };
             assert_eq!(find(name).expect("a scenario").limit_ms(under), limit, "{name}");
         };
         check("refused", Shape::Standard, 1_000, true, Some(150));
@@ -239,6 +312,30 @@ mod tests {
         check("scale-to-zero", Shape::Standard, 1_000, false, Some(20));
         check("scale-to-zero", Shape::Workshop, 1_000, true, None);
         check("noise", Shape::Standard, 1_000, true, None);
+    }
+
+    #[test]
+    fn small_clusters_have_figures_of_their_own() {
+        let on_two = |rate| Circumstances { shape: Shape::Standard, nodes: Some(2), rate, agents: true };
+        let refused = find("refused").expect("a scenario");
+        assert_eq!((refused.limit_ms(on_two(1_000)), refused.limit_ms(on_two(0))), (Some(300), Some(1_100)));
+        assert_eq!(refused.limit_ms(on_two(100)), None);
+        assert_eq!(find("blackhole").expect("a scenario").limit_ms(on_two(1_000)), None);
+    }
+
+    #[test]
+    fn one_node_alone_moves_only_by_readiness_and_by_a_pods_own_word() {
+        let alone = |name| find(name).expect("a scenario").on(Some(1));
+        let refused = alone("refused");
+        assert_eq!((refused.expect, refused.control), (Expect::None, Some(Control::ByReadiness)));
+        assert_eq!(refused.held_by, Some("insufficient-observers"));
+        assert_eq!(alone("noise").held_by, None, "where nothing fails there is nothing to hold");
+        for name in ["scale-to-zero", "mesh-crash"] {
+            assert_eq!(alone(name).expect, Expect::Failover, "{name}");
+        }
+        assert_eq!(find("refused").expect("a scenario").on(Some(2)).expect, Expect::Failover);
+        assert!(alone("failback").cannot(Shape::Standard, Some(1)).is_some());
+        assert!(alone("failback").cannot(Shape::Standard, None).is_none());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The grounds on which drills take place, and who plays there. In: a ground, and the addresses that a world gave its pods. Out: the world's
-//! layout, and the Kubernetes objects that describe it, as the workshop has them. Pure: nobody is told here.
+//! layout, and the Kubernetes objects that describe the cluster. What a run has of its own is in
+//! [`crate::drill::objects`]. Pure: nobody is told here.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,13 +8,14 @@ use serde_json::{Value, json};
 
 use crate::drill::args::Shape;
 use crate::drill::scenario::Players;
-use crate::load::wire::FIRST_BYTE_ANNOTATION;
 use crate::world::{Layout, NodeSpec, PodSpec};
 
 /// The split, its apex Service and its primary backend: the workshop gives all three one name.
 pub const PRIMARY: &str = "emoji-svc";
 /// The secondary: the same Service of the other cluster, behind its gateway.
 pub const SECONDARY: &str = "emoji-svc-west";
+/// A backend in the other zones of the primary's own cluster, where a scenario has one.
+pub const STANDBY: &str = "emoji-svc-standby";
 /// Splitsecond's own namespace.
 pub const SYSTEM_NAMESPACE: &str = "splitsecond";
 /// Where applications listen.
@@ -26,8 +28,6 @@ pub const GATEWAY_READY_PORT: u16 = 4191;
 pub const INGEST_PORT: u16 = 9443;
 /// Where an agent answers.
 pub const AGENT_ADMIN_PORT: u16 = 9910;
-/// The gateway's first byte for [`SECONDARY`]: the only Service that it mirrors here.
-pub const MIRROR_INDEX: u8 = 0;
 
 /// ClusterIPs, from a documentation range that no machine routes.
 pub const PRIMARY_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 10));
@@ -44,6 +44,9 @@ const WEST_ENDPOINTS: usize = 2;
 pub enum Ground {
     /// One of the two shapes of the command line.
     Shape(Shape),
+    /// The pods of that shape's eastern cluster on so many nodes, each both client and backend node. West stays as it
+    /// is, but has no agent.
+    Nodes(Shape, u32),
 }
 
 /// A split that a run watches.
@@ -68,6 +71,14 @@ pub struct Cast {
     pub west: Vec<String>,
     /// The secondary's only endpoint.
     pub gateway: String,
+    /// Endpoints of the primary where it is meshed.
+    pub meshed: Vec<String>,
+    /// Endpoints of the primary where it is in one zone only.
+    pub zonal: Vec<String>,
+    /// Endpoints of [`STANDBY`], in the other zones.
+    pub standby: Vec<String>,
+    /// Clients that count in no figure.
+    pub bystanders: Vec<String>,
 }
 
 /// A ready endpoint as an EndpointSlice tells it.
@@ -87,6 +98,8 @@ impl Ground {
     pub fn name(self) -> String {
         match self {
             Self::Shape(shape) => format!("shape {}", shape.name()),
+            Self::Nodes(shape, 1) => format!("shape {} on one node", shape.name()),
+            Self::Nodes(shape, count) => format!("shape {} on {count} nodes", shape.name()),
         }
     }
 
@@ -94,7 +107,7 @@ impl Ground {
     #[must_use]
     pub fn cast(self) -> Cast {
         match self {
-            Self::Shape(shape) => shape.cast(),
+            Self::Shape(shape) | Self::Nodes(shape, _) => shape.cast(),
         }
     }
 
@@ -103,6 +116,16 @@ impl Ground {
     pub fn layout(self) -> Layout {
         match self {
             Self::Shape(shape) => shape.layout(),
+            Self::Nodes(shape, count) => shape.layout_on(count),
+        }
+    }
+
+    /// Whether a node has an agent, where any has.
+    #[must_use]
+    pub fn has_agent(self, node: &str) -> bool {
+        match self {
+            Self::Shape(_) => true,
+            Self::Nodes(..) => node != WEST_NODE,
         }
     }
 }
@@ -115,6 +138,15 @@ impl Cast {
             Players::AllOfShape => self.clone(),
             // Endpoints are dealt out to the nodes in turn: the first two are on two of them.
             Players::TwoEndpoints => Self { primary: self.primary.iter().take(2).cloned().collect(), ..self.clone() },
+            Players::OneMeshed => Self { primary: self.meshed.iter().take(1).cloned().collect(), ..self.clone() },
+            Players::TwoMeshed => Self { primary: self.meshed.clone(), ..self.clone() },
+            // Clients are dealt out to the three client nodes in turn, and the first is in the primary's zone.
+            Players::OneZone => Self {
+                primary: self.zonal.clone(),
+                bystanders: self.clients.iter().step_by(CLIENT_NODES).cloned().collect(),
+                ..self.clone()
+            },
+            Players::MirrorsFirst | Players::MirrorsStandBy => self.clone(),
         }
     }
 }
@@ -123,14 +155,45 @@ impl Players {
     /// The splits of a run, in the order of the report.
     #[must_use]
     pub fn splits(self) -> Vec<WatchedSplit> {
+        let split = |name: &str, primary: &str, secondary: &str| WatchedSplit {
+            name: name.to_owned(),
+            primary: primary.to_owned(),
+            secondary: secondary.to_owned(),
+        };
+        let mirrors = || (0..MIRRORS).map(|index| (local_name(index), mirror_name(index)));
         match self {
-            Self::AllOfShape | Self::TwoEndpoints => vec![WatchedSplit {
-                name: PRIMARY.to_owned(),
-                primary: PRIMARY.to_owned(),
-                secondary: SECONDARY.to_owned(),
-            }],
+            Self::AllOfShape | Self::TwoEndpoints | Self::OneMeshed | Self::TwoMeshed => {
+                vec![split(PRIMARY, PRIMARY, SECONDARY)]
+            }
+            Self::OneZone => vec![split(PRIMARY, PRIMARY, STANDBY)],
+            Self::MirrorsFirst => mirrors().map(|(local, mirror)| split(&local, &mirror, &local)).collect(),
+            Self::MirrorsStandBy => mirrors().map(|(local, mirror)| split(&local, &local, &mirror)).collect(),
         }
     }
+
+    /// How many Services of west the gateway stands for.
+    #[must_use]
+    pub fn mirrors(self) -> u8 {
+        match self {
+            Self::MirrorsFirst | Self::MirrorsStandBy => MIRRORS,
+            Self::AllOfShape | Self::TwoEndpoints | Self::OneMeshed | Self::TwoMeshed | Self::OneZone => 1,
+        }
+    }
+}
+
+/// Services mirrored through one gateway, where a scenario has many.
+const MIRRORS: u8 = 20;
+
+/// A local Service of many, also the split's and the apex's name: the first is [`PRIMARY`].
+#[must_use]
+pub fn local_name(index: u8) -> String {
+    if index == 0 { PRIMARY.to_owned() } else { format!("{PRIMARY}-{}", index + 1) }
+}
+
+/// Its mirror from west: the service mirror appends the cluster's name.
+#[must_use]
+pub fn mirror_name(index: u8) -> String {
+    format!("{}-west", local_name(index))
 }
 
 impl Shape {
@@ -152,13 +215,17 @@ impl Shape {
             primary: named("emoji", endpoints),
             west: named("emoji-west", WEST_ENDPOINTS),
             gateway: "gateway".to_owned(),
+            meshed: named("meshed", 2),
+            zonal: named("zonal", 2),
+            standby: named("standby", BACKEND_NODES - 1),
+            bystanders: Vec::new(),
         }
     }
 
-    /// Nodes and pods for a world. Each zone of east has one client node and one backend node.
+    /// Nodes and pods for a world. Each zone of east has one client node and one backend node. Pods that play in some
+    /// scenarios only stand empty in the others.
     #[must_use]
     pub fn layout(self) -> Layout {
-        let zone = |number: usize| format!("east-{}", char::from(b'a' + u8::try_from(number % 26).unwrap_or(0)));
         let mut nodes = Vec::new();
         for number in 0..CLIENT_NODES {
             nodes.push(NodeSpec { name: format!("client-{}", number + 1), zone: zone(number) });
@@ -178,12 +245,40 @@ impl Shape {
         for (index, name) in cast.primary.iter().enumerate() {
             place(name, format!("backend-{}", index % BACKEND_NODES + 1));
         }
-        for name in &cast.west {
+        for (index, name) in cast.meshed.iter().enumerate() {
+            place(name, format!("backend-{}", index % BACKEND_NODES + 1));
+        }
+        for name in &cast.zonal {
+            place(name, "backend-1".to_owned());
+        }
+        for (index, name) in cast.standby.iter().enumerate() {
+            place(name, format!("backend-{}", index + 2));
+        }
+        for name in cast.west.iter().chain([&cast.gateway]) {
             place(name, WEST_NODE.to_owned());
         }
-        place(&cast.gateway, WEST_NODE.to_owned());
         Layout { nodes, pods, ..Layout::default() }
     }
+
+    /// The same pods of east, dealt out in turn to so many nodes.
+    fn layout_on(self, count: u32) -> Layout {
+        let count = usize::try_from(count).unwrap_or(1).max(1);
+        let mut nodes: Vec<NodeSpec> = (0..count)
+            .map(|number| NodeSpec { name: format!("node-{}", number + 1), zone: zone(number % 3) })
+            .collect();
+        nodes.push(NodeSpec { name: WEST_NODE.to_owned(), zone: "west-a".to_owned() });
+        let cast = self.cast();
+        let east = cast.clients.iter().chain(&cast.primary).chain(&cast.meshed).enumerate();
+        let east = east.map(|(turn, name)| (name, format!("node-{}", turn % count + 1)));
+        let west = cast.west.iter().chain([&cast.gateway]).map(|name| (name, WEST_NODE.to_owned()));
+        let pods = east.chain(west).map(|(name, node)| PodSpec { name: name.clone(), node, uid: pod_uid(name) });
+        Layout { pods: pods.collect(), nodes, ..Layout::default() }
+    }
+}
+
+/// Zones of east: a, b, c.
+fn zone(number: usize) -> String {
+    format!("east-{}", char::from(b'a' + u8::try_from(number % 26).unwrap_or(0)))
 }
 
 /// A uid of the usual form from a name: the first eight bytes of its FNV-1a hash, so that equal shapes have equal uids.
@@ -197,7 +292,11 @@ fn pod_uid(name: &str) -> String {
 
 /// What stands as long as the cluster: the nodes, and Splitsecond's own namespace and headless Services.
 #[must_use]
-pub fn cluster_objects(controller: IpAddr, nodes: &[(String, String, IpAddr)], agents: bool) -> Vec<Value> {
+pub fn cluster_objects(
+    controller: IpAddr,
+    nodes: &[(String, String, IpAddr)],
+    has_agent: impl Fn(&str) -> bool,
+) -> Vec<Value> {
     let mut objects = vec![namespace(SYSTEM_NAMESPACE, &json!({}))];
     for (name, zone, address) in nodes {
         objects.push(node(name, zone, *address));
@@ -205,10 +304,11 @@ pub fn cluster_objects(controller: IpAddr, nodes: &[(String, String, IpAddr)], a
     objects.push(headless("splitsecond-controller", "ingest", INGEST_PORT));
     let replica = Endpoint { address: controller, pod: None, place: None };
     objects.push(slice(SYSTEM_NAMESPACE, "splitsecond-controller", "ingest", INGEST_PORT, &[replica]));
-    if agents {
+    if nodes.iter().any(|(name, ..)| has_agent(name)) {
         objects.push(headless("splitsecond-agent", "admin", AGENT_ADMIN_PORT));
         let endpoints: Vec<Endpoint> = nodes
             .iter()
+            .filter(|(name, ..)| has_agent(name))
             .map(|(name, zone, address)| Endpoint {
                 address: *address,
                 pod: Some((format!("splitsecond-agent-{name}"), pod_uid(&format!("splitsecond-agent-{name}")))),
@@ -218,29 +318,6 @@ pub fn cluster_objects(controller: IpAddr, nodes: &[(String, String, IpAddr)], a
         objects.push(slice(SYSTEM_NAMESPACE, "splitsecond-agent", "admin", AGENT_ADMIN_PORT, &endpoints));
     }
     objects
-}
-
-/// What a run has of its own: namespace, Services, slices and the split, as the workshop has them.
-#[must_use]
-pub fn run_objects(namespace_name: &str, primary: &[Endpoint], gateway: IpAddr) -> Vec<Value> {
-    let gateway = Endpoint { address: gateway, pod: None, place: None };
-    let mut mirror_slice = slice(namespace_name, SECONDARY, "grpc", GATEWAY_PORT, &[gateway]);
-    mirror_slice["metadata"]["annotations"] = json!({ FIRST_BYTE_ANNOTATION: MIRROR_INDEX.to_string() });
-    let mut exported = service(namespace_name, PRIMARY, PRIMARY_IP);
-    exported["metadata"]["labels"]["mirror.linkerd.io/exported"] = json!("true");
-    let mut mirror = service(namespace_name, SECONDARY, SECONDARY_IP);
-    mirror["metadata"]["labels"]["mirror.linkerd.io/mirrored-service"] = json!("true");
-    mirror["metadata"]["labels"]["mirror.linkerd.io/cluster-name"] = json!("west");
-    mirror["metadata"]["annotations"] =
-        json!({"mirror.linkerd.io/remote-svc-fq-name": format!("{PRIMARY}.{namespace_name}.svc.cluster.local")});
-    vec![
-        namespace(namespace_name, &json!({"linkerd.io/inject": "enabled"})),
-        exported,
-        slice(namespace_name, PRIMARY, "grpc", APP_PORT, primary),
-        mirror,
-        mirror_slice,
-        split(namespace_name),
-    ]
 }
 
 /// The name of a Service's only slice.
@@ -264,7 +341,7 @@ pub fn app_addresses(endpoints: &[Endpoint]) -> Vec<SocketAddr> {
     endpoints.iter().map(|endpoint| SocketAddr::new(endpoint.address, APP_PORT)).collect()
 }
 
-fn namespace(name: &str, annotations: &Value) -> Value {
+pub(super) fn namespace(name: &str, annotations: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "annotations": annotations}})
 }
 
@@ -281,7 +358,7 @@ fn node(name: &str, zone: &str, address: IpAddr) -> Value {
     })
 }
 
-fn service(namespace: &str, name: &str, cluster_ip: IpAddr) -> Value {
+pub(super) fn service(namespace: &str, name: &str, cluster_ip: IpAddr) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"namespace": namespace, "name": name, "labels": {"app": PRIMARY}},
@@ -303,7 +380,7 @@ fn headless(name: &str, port_name: &str, port: u16) -> Value {
     })
 }
 
-fn slice(namespace: &str, service: &str, port_name: &str, port: u16, endpoints: &[Endpoint]) -> Value {
+pub(super) fn slice(namespace: &str, service: &str, port_name: &str, port: u16, endpoints: &[Endpoint]) -> Value {
     let entry = |endpoint: &Endpoint| {
         let mut entry = json!({
             "addresses": [endpoint.address],
@@ -330,21 +407,6 @@ fn slice(namespace: &str, service: &str, port_name: &str, port: u16, endpoints: 
     })
 }
 
-fn split(namespace: &str) -> Value {
-    json!({
-        "apiVersion": "split.smi-spec.io/v1alpha1", "kind": "TrafficSplit",
-        "metadata": {
-            "namespace": namespace, "name": PRIMARY,
-            "labels": {"failover.linkerd.io/controlled-by": "linkerd-failover"},
-            "annotations": {"failover.linkerd.io/primary-service": PRIMARY},
-        },
-        "spec": {"service": PRIMARY, "backends": [
-            {"service": PRIMARY, "weight": 1},
-            {"service": SECONDARY, "weight": 0},
-        ]},
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -356,7 +418,10 @@ mod tests {
         let layout = Shape::Standard.layout();
         let mut pods: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for pod in &layout.pods {
-            pods.entry(pod.node.as_str()).or_default().push(&pod.name);
+            let plays_always = ["web-", "emoji-", "gateway"].iter().any(|prefix| pod.name.starts_with(prefix));
+            if plays_always {
+                pods.entry(pod.node.as_str()).or_default().push(&pod.name);
+            }
         }
         assert_eq!(layout.nodes.len(), 7);
         for number in 1..=3 {
@@ -386,6 +451,62 @@ mod tests {
     }
 
     #[test]
+    fn the_meshed_are_on_two_nodes_and_the_zonal_in_one_zone_with_their_bystanders() {
+        let ground = Ground::Shape(Shape::Standard);
+        let layout = ground.layout();
+        let zone_of = |name: &String| {
+            let pod = layout.pods.iter().find(|pod| pod.name == *name).expect("a pod of the cast");
+            let node = layout.nodes.iter().find(|node| node.name == pod.node).expect("a node of the layout");
+            (node.name.as_str(), node.zone.as_str())
+        };
+        let zones = |names: &[String]| names.iter().map(|name| zone_of(name).1).collect::<Vec<_>>();
+        let meshed = ground.cast().only(Players::TwoMeshed).primary;
+        assert_eq!(meshed.iter().map(|name| zone_of(name).0).collect::<Vec<_>>(), ["backend-1", "backend-2"]);
+        let cast = ground.cast().only(Players::OneZone);
+        assert_eq!(zones(&cast.primary), ["east-a", "east-a"]);
+        assert_eq!(zones(&cast.standby), ["east-b", "east-c"]);
+        assert_eq!(zones(&cast.bystanders), ["east-a", "east-a"]);
+        let others: Vec<String> = cast.clients.iter().filter(|name| !cast.bystanders.contains(name)).cloned().collect();
+        assert!(zones(&others).iter().all(|zone| *zone != "east-a") && others.len() == 4);
+    }
+
+    #[test]
+    fn few_nodes_carry_the_same_pods_and_west_has_no_agent() {
+        for count in [1, 2, 3, 10] {
+            let ground = Ground::Nodes(Shape::Standard, count);
+            let layout = ground.layout();
+            assert_eq!(layout.nodes.len(), count as usize + 1);
+            let cast = ground.cast();
+            let on = |node: &str, names: &[String]| {
+                layout.pods.iter().filter(|pod| pod.node == node && names.contains(&pod.name)).count()
+            };
+            let nodes: Vec<&str> = layout.nodes.iter().map(|node| node.name.as_str()).collect();
+            for node in nodes.iter().filter(|node| **node != "west") {
+                assert!(ground.has_agent(node));
+                if count <= 3 {
+                    assert_eq!(
+                        (on(node, &cast.clients), on(node, &cast.primary)),
+                        (6 / count as usize, 6 / count as usize)
+                    );
+                } else {
+                    assert!(on(node, &cast.clients) + on(node, &cast.primary) >= 1, "{node}");
+                }
+            }
+            assert!(!ground.has_agent("west"));
+        }
+    }
+
+    #[test]
+    fn mirrors_come_in_pairs_of_two_names() {
+        let first = Players::MirrorsFirst.splits();
+        let standby = Players::MirrorsStandBy.splits();
+        assert_eq!((first.len(), standby.len()), (20, 20));
+        assert_eq!((first[0].name.as_str(), first[0].primary.as_str()), ("emoji-svc", "emoji-svc-west"));
+        assert_eq!((first[19].primary.as_str(), first[19].secondary.as_str()), ("emoji-svc-20-west", "emoji-svc-20"));
+        assert_eq!(standby[0].primary, "emoji-svc");
+    }
+
+    #[test]
     fn uids_differ_and_have_the_usual_form() {
         let layout = Shape::Standard.layout();
         let mut uids: Vec<&str> = layout.pods.iter().map(|pod| pod.uid.as_str()).collect();
@@ -396,16 +517,6 @@ mod tests {
             let parts: Vec<usize> = uid.split('-').map(str::len).collect();
             assert_eq!(parts, [8, 4, 4, 4, 12], "{uid}");
         }
-    }
-
-    #[test]
-    fn the_split_is_the_workshops() {
-        let split = split("emojivoto");
-        assert_eq!(split["spec"]["service"], "emoji-svc");
-        assert_eq!(split["spec"]["backends"][0], json!({"service": "emoji-svc", "weight": 1}));
-        assert_eq!(split["spec"]["backends"][1], json!({"service": "emoji-svc-west", "weight": 0}));
-        assert_eq!(split["metadata"]["labels"]["failover.linkerd.io/controlled-by"], "linkerd-failover");
-        assert_eq!(split["metadata"]["annotations"]["failover.linkerd.io/primary-service"], "emoji-svc");
     }
 
     #[test]
@@ -432,7 +543,7 @@ mod tests {
         let control: IpAddr = "198.51.100.250".parse().unwrap();
         let nodes = [("client-1".to_owned(), "east-a".to_owned(), "198.51.100.1".parse().unwrap())];
         let names = |agents| -> Vec<String> {
-            let objects = cluster_objects(control, &nodes, agents);
+            let objects = cluster_objects(control, &nodes, |_| agents);
             objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
         };
         assert!(names(true).contains(&"splitsecond-agent".to_owned()));

@@ -14,20 +14,20 @@ use crate::drill::args::Plan;
 use crate::drill::cluster::Cluster;
 use crate::drill::halt::Halt;
 use crate::drill::look;
+use crate::drill::objects::Scene;
 use crate::drill::observe::Observer;
 use crate::drill::policy::Policy;
 use crate::drill::programs::{CONTROLLER_ADMIN_PORT, Programs, printed};
 use crate::drill::progress::Progress;
 use crate::drill::scenario::Players;
-use crate::drill::shape::{
-    self, APP_PORT, Cast, GATEWAY_PORT, GATEWAY_READY_PORT, PRIMARY, PRIMARY_IP, SECONDARY_IP, WatchedSplit,
-};
+use crate::drill::shape::{APP_PORT, Cast, GATEWAY_PORT, GATEWAY_READY_PORT, WatchedSplit};
 use crate::drill::transition::{self, History};
 use crate::load::records::Records;
 use crate::load::wire::{
     ClientSpec, DEFAULT_BACKLOG, DEFAULT_TIMEOUT_MS, GatewaySpec, Order, PodProgram, ServerSpec, Target,
 };
 use crate::world::clock::now_ns;
+use crate::world::mesh::Meshed;
 use crate::world::{NodeChild, PodChild, describe_end};
 
 /// How long programs may take to start.
@@ -48,6 +48,7 @@ const END_LIMIT: Duration = Duration::from_secs(2);
 /// What servers answer with.
 const PRIMARY_BYTE: u8 = 1;
 const WEST_BYTE: u8 = 2;
+const STANDBY_BYTE: u8 = 3;
 
 /// What is special about a run.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +69,7 @@ pub struct Stage {
     pub cast: Cast,
     /// The splits that have to move, or not to.
     pub splits: Vec<WatchedSplit>,
-    /// The primary's programs.
+    /// The primary's programs; meshed, its applications.
     pub primary: Vec<PodChild>,
     /// The programs behind the gateway.
     pub west: Vec<PodChild>,
@@ -80,9 +81,19 @@ pub struct Stage {
     pub records: Records,
     /// The drill's watch.
     pub observer: Observer,
+    others: Others,
     controller: NodeChild,
     admin: SocketAddr,
     history: History,
+}
+
+/// Held, so that they live as long as the stage.
+#[derive(Default)]
+struct Others {
+    /// The primary's meshed pods: applications, proxies, and what turns connections from one to the other.
+    meshed: Vec<Meshed>,
+    /// Programs of a second local backend.
+    _standby: Vec<PodChild>,
 }
 
 impl Stage {
@@ -103,13 +114,16 @@ impl Stage {
         let namespace = format!("drill-{number}");
         let cast = cluster.cast().only(players);
         let endpoints = cluster.endpoints(&cast.primary)?;
+        let standby = if players == Players::OneZone { cluster.endpoints(&cast.standby)? } else { Vec::new() };
         let gateway = cluster.world().pod(&cast.gateway)?.address();
-        cluster.create(shape::run_objects(&namespace, &endpoints, gateway))?;
-        let gateway_address = SocketAddr::new(gateway, GATEWAY_PORT);
-        cluster.world().set_service(PRIMARY_IP, APP_PORT, &shape::app_addresses(&endpoints))?;
-        cluster.world().set_service(SECONDARY_IP, APP_PORT, &[gateway_address])?;
+        let scene = Scene { namespace: &namespace, players, local: &endpoints, standby: &standby, gateway };
+        cluster.create(scene.objects())?;
+        cluster.world().set_services(&scene.services())?;
         // Servers and gateway keep no record: theirs is never read.
-        let Backends { primary, west, gateway } = start_backends(cluster, &cast)?;
+        let Backends { primary, west, gateway, others } = start_backends(cluster, &cast, players)?;
+        for meshed in &others.meshed {
+            wait_ready(&meshed.proxy, halt)?;
+        }
         for program in primary.iter().chain(&west).chain([&gateway]) {
             wait_ready(program, halt)?;
         }
@@ -122,13 +136,13 @@ impl Stage {
         let controller = cluster.world().control().spawn(&launch).context("cannot start the controller")?;
         let observer = Observer::start(cluster.background(), &cluster.outside().url, &namespace)?;
         let records = Records::new();
-        let clients = start_clients(cluster, plan, &cast, &namespace, number, &records)?;
+        let splits = players.splits();
+        let clients = start_clients(cluster, plan, &cast, &namespace, &splits, number, &records)?;
         for program in &clients {
             wait_ready(program, halt)?;
         }
         let admin = SocketAddr::new(address, CONTROLLER_ADMIN_PORT);
         let history = History::default();
-        let splits = players.splits();
         Ok(Self {
             namespace,
             cast,
@@ -139,6 +153,7 @@ impl Stage {
             clients,
             records,
             observer,
+            others,
             controller,
             admin,
             history,
@@ -149,6 +164,12 @@ impl Stage {
     #[must_use]
     pub fn name_of(&self, split: &WatchedSplit) -> String {
         format!("{}/{}", self.namespace, split.name)
+    }
+
+    /// Whether the primary's applications stand behind proxies.
+    #[must_use]
+    pub fn is_meshed(&self) -> bool {
+        !self.others.meshed.is_empty()
     }
 
     /// Waits until controller and agents are ready, the controller calls both backends healthy, and traffic flows clean.
@@ -224,6 +245,17 @@ impl Stage {
         Ok(None)
     }
 
+    /// What /state says holds the first split that anything holds.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not answer.
+    pub fn guard(&mut self, cluster: &Cluster) -> Result<Option<String>> {
+        let state = self.look(cluster)?;
+        let guard = |split| entry_of(&state, &self.name_of(split))?.get("guard")?.as_str().map(str::to_owned);
+        Ok(self.splits.iter().find_map(guard))
+    }
+
     /// Reads /state and keeps its transitions.
     ///
     /// # Errors
@@ -271,7 +303,7 @@ impl Stage {
     ///
     /// The controller does not end when asked; it is killed then.
     pub fn strike(self, cluster: &Cluster) -> Result<()> {
-        let Self { namespace, primary, west, gateway, clients, observer, controller, .. } = self;
+        let Self { namespace, primary, west, gateway, clients, observer, others, controller, .. } = self;
         drop(observer);
         drop(clients);
         controller.signal(Signal::TERM)?;
@@ -280,7 +312,7 @@ impl Stage {
         if let Err(status) = cluster.api().delete(Resource::Namespaces, "", &namespace) {
             bail!("cannot delete the namespace {namespace}: {}", status.to_json());
         }
-        drop((primary, west, gateway));
+        drop((primary, west, gateway, others));
         match ended {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("the controller did not end well: {}", describe_end(status)),
@@ -294,24 +326,38 @@ struct Backends {
     primary: Vec<PodChild>,
     west: Vec<PodChild>,
     gateway: PodChild,
+    others: Others,
 }
 
-fn start_backends(cluster: &Cluster, cast: &Cast) -> Result<Backends> {
+fn start_backends(cluster: &Cluster, cast: &Cast, players: Players) -> Result<Backends> {
     let (world, records) = (cluster.world(), Records::new());
     let server = |name: &String, answer: u8| {
         world.pod(name)?.spawn(&PodProgram::Server(ServerSpec::new(APP_PORT, answer)), &records)
     };
-    let primary = cast.primary.iter().map(|name| server(name, PRIMARY_BYTE)).collect::<Result<Vec<_>>>()?;
+    let mut others = Others::default();
+    let primary = if players.are_meshed() {
+        let application = PodProgram::Server(ServerSpec::new(APP_PORT, PRIMARY_BYTE));
+        let meshed = cast.primary.iter().map(|name| world.pod(name)?.spawn_meshed(&application, &records));
+        others.meshed = meshed.collect::<Result<Vec<_>>>()?;
+        others.meshed.iter().map(|meshed| meshed.application.clone()).collect()
+    } else {
+        cast.primary.iter().map(|name| server(name, PRIMARY_BYTE)).collect::<Result<Vec<_>>>()?
+    };
+    if players == Players::OneZone {
+        others._standby = cast.standby.iter().map(|name| server(name, STANDBY_BYTE)).collect::<Result<Vec<_>>>()?;
+    }
     let west = cast.west.iter().map(|name| server(name, WEST_BYTE)).collect::<Result<Vec<_>>>()?;
     let behind = cast.west.iter().map(|name| Ok(SocketAddr::new(world.pod(name)?.address(), APP_PORT)));
+    let behind = behind.collect::<Result<Vec<_>>>()?;
     let gateway = GatewaySpec {
         port: GATEWAY_PORT,
         ready_port: GATEWAY_READY_PORT,
         backlog: DEFAULT_BACKLOG,
-        mirrors: vec![behind.collect::<Result<Vec<_>>>()?],
+        // Every mirrored Service has the same endpoints in west.
+        mirrors: vec![behind; usize::from(players.mirrors())],
     };
     let gateway = world.pod(&cast.gateway)?.spawn(&PodProgram::Gateway(gateway), &records)?;
-    Ok(Backends { primary, west, gateway })
+    Ok(Backends { primary, west, gateway, others })
 }
 
 fn start_clients(
@@ -319,9 +365,11 @@ fn start_clients(
     plan: &Plan,
     cast: &Cast,
     namespace: &str,
+    splits: &[WatchedSplit],
     number: u32,
     records: &Records,
 ) -> Result<Vec<PodChild>> {
+    let unread = Records::new();
     let names = &cast.clients;
     let share = f64::from(plan.rate) / f64::from(u32::try_from(names.len()).unwrap_or(u32::MAX));
     let mut clients = Vec::with_capacity(names.len());
@@ -330,14 +378,16 @@ fn start_clients(
             target: Target::Mesh {
                 kubeconfig: cluster.inside().kubeconfig.clone(),
                 namespace: namespace.to_owned(),
-                splits: vec![PRIMARY.to_owned()],
+                splits: splits.iter().map(|split| split.name.clone()).collect(),
             },
             rate: share,
             // Runs differ, and the same run of another invocation does not.
             seed: u64::from(number) << 16 | index,
             timeout_ms: DEFAULT_TIMEOUT_MS,
         };
-        clients.push(cluster.world().pod(name)?.spawn(&PodProgram::Client(spec), records)?);
+        // A bystander sends like the others, and counts nowhere.
+        let kept = if cast.bystanders.contains(name) { &unread } else { records };
+        clients.push(cluster.world().pod(name)?.spawn(&PodProgram::Client(spec), kept)?);
     }
     Ok(clients)
 }
@@ -355,14 +405,18 @@ fn wait_ready(program: &PodChild, halt: &Halt) -> Result<()> {
     }
 }
 
+/// What /state says of a split.
+fn entry_of<'a>(state: &'a Value, split: &str) -> Option<&'a Value> {
+    match state.get("splits")? {
+        Value::Object(by_name) => by_name.get(split),
+        Value::Array(list) => list.iter().find(|entry| entry.get("split").is_some_and(|name| name == split)),
+        _ => None,
+    }
+}
+
 /// What /state says of a backend.
 fn health_of(state: &Value, split: &str, backend: &str) -> Option<String> {
-    let splits = state.get("splits")?;
-    let entry = match splits {
-        Value::Object(by_name) => by_name.get(split)?,
-        Value::Array(list) => list.iter().find(|entry| entry.get("split").is_some_and(|name| name == split))?,
-        _ => return None,
-    };
+    let entry = entry_of(state, split)?;
     let backends = entry.get("backends")?.as_array()?;
     let entry = backends.iter().find(|entry| entry.get("service").is_some_and(|service| service == backend))?;
     entry.get("health")?.as_str().map(str::to_owned)
@@ -377,6 +431,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::drill::shape::PRIMARY;
 
     #[test]
     fn health_is_found_by_split_and_backend() {

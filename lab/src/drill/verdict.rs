@@ -63,7 +63,10 @@ pub fn reasons(run: &Run, conditions: &Conditions<'_>) -> Vec<String> {
                 None => reasons.push("nobody looked for a way back".to_owned()),
             }
         }
-        Expect::None => reasons.extend(stayed(run)),
+        Expect::None => {
+            reasons.extend(stayed(run));
+            reasons.extend(conditions.scenario.held_by.and_then(|guard| unexplained(run, guard)));
+        }
         Expect::Bound => {
             let span_ms = millis(conditions.scenario.fault.length());
             reasons.extend(run.splits.iter().flat_map(|split| kept_bounds(split, conditions.policy, span_ms)));
@@ -146,6 +149,15 @@ fn stayed(run: &Run) -> Option<String> {
     // Not even among the others, or within a ratio: nothing had to change.
     let changed = run.splits.iter().find(|split| !split.changes.is_empty())?;
     Some(format!("its weights changed to {}", Value::Object(changed.weights.clone())))
+}
+
+/// Staying for a reason that nobody is told is luck.
+fn unexplained(run: &Run, guard: &str) -> Option<String> {
+    match run.held_by.as_deref() {
+        Some(told) if told == guard => None,
+        Some(other) => Some(format!("the controller says that {other} holds it, not {guard}")),
+        None => Some(format!("the controller does not say that {guard} holds it")),
+    }
 }
 
 /// Why staying proves nothing, where it does not.

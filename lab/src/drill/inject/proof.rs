@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::reset;
 use crate::load::outcome::Outcome;
 use crate::world::clock::{now_ns, pause};
 use crate::world::netns::Netns;
@@ -25,6 +26,9 @@ const STOP_LIMIT_NS: u64 = 500_000_000;
 
 /// Between two looks at it.
 const STOP_GAP: Duration = Duration::from_millis(1);
+
+/// Outcomes of an endpoint whose proxy takes connections and finds no application behind it.
+pub(super) const UNANSWERED: &[Outcome] = &[Outcome::NoAnswer, Outcome::Ended, Outcome::Errno(104)];
 
 /// Outcomes of an endpoint to which no packet comes; the router's own word comes once it has looked for it in vain.
 pub(super) const CUT_OFF: &[Outcome] = &[Outcome::NoHandshake, Outcome::Errno(113)];
@@ -60,6 +64,8 @@ pub(super) enum Proof {
     Stopped(Vec<PodChild>),
     /// What was seen while the fault was made.
     Noted(Arc<AtomicBool>),
+    /// The conversations of these clients: all reset.
+    Reset(reset::Seen),
 }
 
 impl Proof {
@@ -83,6 +89,7 @@ impl Proof {
             }
             Self::Stopped(programs) => all_stop(programs),
             Self::Noted(seen) => Ok(seen.load(Ordering::Relaxed)),
+            Self::Reset(seen) => seen.all_reset(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::load::outcome::Outcome;
 use crate::load::records::Records;
 use crate::load::wire::{CONVERSATION, Order};
 use crate::world::PodChild;
-use crate::world::clock::now_ns;
+use crate::world::clock::{now_ns, pause};
 use crate::world::fault::{Fault, Span};
 
 /// Conversations of all clients together.
@@ -51,7 +51,7 @@ pub(super) struct Reset<'a> {
 
 /// What the clients of a [`Reset`] saw.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(super) struct Seen {
     /// They hold the conversations.
     pub(super) clients: Vec<PodChild>,
     /// What they recorded.
@@ -112,12 +112,10 @@ impl Seen {
     /// # Errors
     ///
     /// A client is gone.
-    pub(super) fn all_reset(&self, halt_gap: impl Fn(Duration) -> Result<()>) -> Result<bool> {
+    pub(super) fn all_reset(&self) -> Result<bool> {
         let at_ns = self.at.load(Ordering::Relaxed);
         let until_ns = at_ns + nanos(RESET_WITHIN);
-        while now_ns() <= until_ns {
-            halt_gap(LOOK_GAP)?;
-        }
+        pause(Duration::from_nanos(until_ns.saturating_sub(now_ns())));
         for client in &self.clients {
             client.order(Order::Flush)?;
         }

@@ -50,6 +50,7 @@ fn mk_failover() -> Observation {
             mk_transition(at(110), json!({"kind": "decided", "write": 1, "direction": "failover"})),
             mk_transition(at(113), json!({"kind": "acknowledged", "write": 1, "direction": "failover"})),
         ],
+        held_by: None,
         closed_ns: at(1_114),
         control: None,
         healed: None,

@@ -4,11 +4,15 @@ use super::{Control, Expect, FaultKind, Figure, Players, Scenario};
 use crate::drill::args::Shape;
 
 const fn standard(rate: u32, limit_ms: u32) -> Figure {
-    Figure { shape: Shape::Standard, rate, without_agents: false, limit_ms }
+    Figure { shape: Shape::Standard, nodes: None, rate, without_agents: false, limit_ms }
+}
+
+const fn two_nodes(rate: u32, limit_ms: u32) -> Figure {
+    Figure { nodes: Some(2), ..standard(rate, limit_ms) }
 }
 
 const fn workshop(rate: u32, limit_ms: u32) -> Figure {
-    Figure { shape: Shape::Workshop, rate, without_agents: false, limit_ms }
+    Figure { shape: Shape::Workshop, ..standard(rate, limit_ms) }
 }
 
 /// A scenario that must move.
@@ -24,6 +28,7 @@ const MOVES: Scenario = Scenario {
     not_in_workshop: None,
     figures: &[],
     tour: false,
+    held_by: None,
 };
 
 /// A scenario that must not.
@@ -38,7 +43,15 @@ pub const ALL: &[Scenario] = &[
         name: "refused",
         line: "all listeners of the primary close, its programs and their readiness live on",
         fault: FaultKind::Refused,
-        figures: &[standard(1_000, 150), standard(100, 215), standard(10, 450), standard(0, 500), workshop(1_000, 350)],
+        figures: &[
+            standard(1_000, 150),
+            standard(100, 215),
+            standard(10, 450),
+            standard(0, 500),
+            workshop(1_000, 350),
+            two_nodes(1_000, 300),
+            two_nodes(0, 1_100),
+        ],
         tour: true,
         ..MOVES
     },
@@ -80,6 +93,57 @@ pub const ALL: &[Scenario] = &[
         figures: &[Figure { without_agents: true, ..standard(1_000, 20) }],
         tour: true,
         ..MOVES
+    },
+    Scenario {
+        name: "mesh-crash",
+        line: "the only replica's application dies behind its proxy, which lives",
+        fault: FaultKind::MeshCrash,
+        players: Players::OneMeshed,
+        clients_may_miss_it: true,
+        figures: &[standard(1_000, 400), workshop(1_000, 400)],
+        tour: true,
+        ..MOVES
+    },
+    Scenario {
+        name: "mesh-crash-one-of-two",
+        line: "one of two applications dies behind its proxy, which lives",
+        fault: FaultKind::MeshCrash,
+        players: Players::TwoMeshed,
+        clients_may_miss_it: true,
+        ..STAYS
+    },
+    Scenario {
+        name: "zone-loss",
+        line: "the primary's zone is gone: its client node, its backend node, their agents",
+        fault: FaultKind::ZoneLoss,
+        players: Players::OneZone,
+        not_in_workshop: Some("the workshop's only client is in the zone that is lost"),
+        figures: &[standard(1_000, 400)],
+        ..MOVES
+    },
+    Scenario {
+        name: "gateway-down",
+        line: "the gateway dies before which twenty mirrors are primary: twenty splits move",
+        fault: FaultKind::GatewayDown,
+        players: Players::MirrorsFirst,
+        figures: &[standard(1_000, 500)],
+        ..MOVES
+    },
+    Scenario {
+        name: "gateway-down-standby",
+        line: "the gateway dies behind which twenty mirrors stand by",
+        fault: FaultKind::GatewayDown,
+        control: Some(Control::AfterHealing),
+        players: Players::MirrorsStandBy,
+        clients_may_miss_it: true,
+        ..STAYS
+    },
+    Scenario {
+        name: "reset",
+        line: "RST on a hundred long-lived connections to the primary, while new ones are fine",
+        fault: FaultKind::Reset,
+        clients_may_miss_it: true,
+        ..STAYS
     },
     Scenario {
         name: "brownout-50",
@@ -192,13 +256,4 @@ pub const ALL: &[Scenario] = &[
 ];
 
 /// Scenarios whose part of the product comes later: known by name, so that nobody looks for a typing error.
-pub const LATER: &[&str] = &[
-    "mesh-crash",
-    "mesh-crash-one-of-two",
-    "zone-loss",
-    "gateway-down",
-    "gateway-down-standby",
-    "reset",
-    "controller-kill",
-    "api-outage",
-];
+pub const LATER: &[&str] = &["controller-kill", "api-outage"];
