@@ -136,6 +136,7 @@ impl Running<'_> {
         let since = self.recorded_since(broken.first_ns)?;
         breakage.prove_parts(self.stage, &since)?;
         let held_by = self.stage.guard(self.cluster)?;
+        self.stage.save_state(self.cluster, "closed")?;
         let of_split = |(split, shifted_ns): (&WatchedSplit, &Option<u64>)| SplitObservation {
             split: self.stage.name_of(split),
             primary: split.primary.clone(),
@@ -206,6 +207,7 @@ impl Running<'_> {
             looks += 1;
             self.pause(looks)?;
         }
+        self.stage.save_state(self.cluster, "control")?;
         refused.heal().context("cannot mend the control's fault")?;
         Ok(Some(ControlObservation { t0_ns: broken.first_ns, proved }))
     }

@@ -2,6 +2,7 @@
 //! record and the drill's watch. In: a cluster. Out: a stage on which traffic flows and everybody is ready, and which
 //! leaves the cluster as it found it. Not here: the fault, and what is measured.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -265,6 +266,19 @@ impl Stage {
         let state = look::state(cluster.background(), cluster.world().control().netns(), self.admin)?;
         self.history.merge(transition::parse(&state)?);
         Ok(state)
+    }
+
+    /// Puts /state as it is beside the logs, which stay where a run fails: what the controller knew then explains what it
+    /// did.
+    ///
+    /// # Errors
+    ///
+    /// The controller does not answer, or the file cannot be written.
+    pub fn save_state(&mut self, cluster: &Cluster, moment: &str) -> Result<()> {
+        let state = self.look(cluster)?;
+        let path = cluster.world().run_dir().join(format!("{}-{moment}.state.json", self.namespace));
+        let text = serde_json::to_string_pretty(&state).context("/state cannot be written down")?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Every transition that a look brought.
