@@ -42,7 +42,10 @@ impl ReachError {
             Self::Connect(_) => {
                 "does the controller run, with --ingest-addr on this address (not on loopback)? does a network policy forbid it?"
             }
-            Self::SentAway => "name this node's network in the controller's --insecure-ingest-from",
+            Self::SentAway => {
+                "is it ingest (port 9443) and no admin server? then name this node's network in the controller's \
+                 --insecure-ingest-from"
+            }
             Self::Answer(_) | Self::Other => "ingest is on port 9443; 8080 and 9910 are admin servers",
         }
     }
