@@ -192,6 +192,18 @@ impl ApiServer {
         self.write(false, |registry, attempt| registry.create(target, object, Part::Whole, attempt))
     }
 
+    /// Creates an object without looking at its content: one that an older schema let through, or that somebody put into
+    /// the storage itself. Every reader has to live with such an object.
+    ///
+    /// # Errors
+    /// 404 for an unknown kind or namespace, 409 when the name is taken.
+    pub fn plant(&self, object: Value) -> Result<Value, Status> {
+        let (resource, served) = kind_of(&object)?;
+        let namespace = meta(&object, "namespace").to_owned();
+        let target = Target { resource, served, namespace: &namespace, name: "" };
+        self.write(false, |registry, attempt| registry.plant(target, object, attempt))
+    }
+
     /// Creates an object or replaces the one of its name, status included.
     ///
     /// # Errors

@@ -148,6 +148,14 @@ impl Registry {
         Ok(self.commit(target, object, attempt))
     }
 
+    /// Stores an object as it is, whatever the rules say of its content.
+    pub(crate) fn plant(&mut self, target: Target<'_>, mut object: Value, attempt: Attempt) -> Result<Value, Status> {
+        place(target, &mut object)?;
+        self.stamp(target.resource, &mut object, Part::Whole, attempt.now);
+        self.check_room(target.resource, &object)?;
+        Ok(self.commit(target, object, attempt))
+    }
+
     /// Sets what the server owns on a new object.
     fn stamp(&mut self, resource: Resource, object: &mut Value, part: Part, now: Timestamp) {
         let generate_name = meta(object, "generateName").to_owned();
