@@ -19,6 +19,12 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Findings that are kept of one object; a split may have 1,000 backends that do not exist.
 const PER_OBJECT: usize = 16;
 
+/// What follows from an apex Service that is not there: nobody says which ports count.
+const APEX_MISSING: &str = "until it does, every port of the backends counts";
+
+/// What follows from a backend's that is not.
+const BACKEND_MISSING: &str = "it counts as a Service without endpoints";
+
 /// What kind of mistake it is: the label of the metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum FindingKind {
@@ -275,12 +281,12 @@ impl Findings {
         let mut found = Vec::new();
         let service = |name: &str| self.services.get(&ObjectId::new(&id.namespace, name));
         let apex = service(&outline.service);
-        found.extend(check_named("spec.service", &outline.service, apex));
+        found.extend(check_named("spec.service", &outline.service, apex, APEX_MISSING));
         for (index, name) in outline.backends.iter().enumerate() {
             let field = format!("spec.backends[{index}].service");
             let backend = service(name);
             if *name != outline.service {
-                found.extend(check_named(&field, name, backend));
+                found.extend(check_named(&field, name, backend, BACKEND_MISSING));
             }
             if let Some(backend) = backend.filter(|backend| !backend.is_external) {
                 check_ports(outline, (&field, name, backend), apex, &mut found);
@@ -346,12 +352,14 @@ const fn settle(kind: FindingKind) -> Duration {
     }
 }
 
-fn check_named(field: &str, name: &str, service: Option<&ServiceOutline>) -> Option<(FindingKind, String)> {
+fn check_named(
+    field: &str,
+    name: &str,
+    service: Option<&ServiceOutline>,
+    missing: &str,
+) -> Option<(FindingKind, String)> {
     match service {
-        None => Some((
-            FindingKind::MissingService,
-            format!("{field} {name:?} does not exist: it counts as a Service without endpoints"),
-        )),
+        None => Some((FindingKind::MissingService, format!("{field} {name:?} does not exist: {missing}"))),
         Some(service) if service.is_external => Some((
             FindingKind::ExternalName,
             format!(

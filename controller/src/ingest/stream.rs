@@ -250,9 +250,9 @@ impl Stream {
     }
 }
 
-/// A name as a stranger gave it, short and without control characters, for the log.
+/// A name as a stranger gave it, cut short for the log.
 fn shown(name: &str) -> String {
-    name.chars().take(SHOWN_CHARS).flat_map(char::escape_debug).collect()
+    name.chars().take(SHOWN_CHARS).collect()
 }
 
 fn is_node_name(name: &str) -> bool {

@@ -161,6 +161,11 @@ impl Turn {
     fn before_fact(&mut self, input: &Input, now: Time) {
         match input {
             Input::SplitGone(id) => {
+                tracing::info!(
+                    namespace = id.namespace,
+                    split = id.name,
+                    "TrafficSplit is gone or no longer ours: it is left as it is"
+                );
                 self.objects.on_gone(id);
                 self.notices.on_gone(id);
                 self.unanswered.on_gone(id);

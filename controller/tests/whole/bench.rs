@@ -50,21 +50,24 @@ impl Bench {
             server.create(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).unwrap();
         }
         let bench = Self { server, kubeconfig, seen: Arc::clone(&seen), _tasks: tasks };
-        for (service, address) in [("web", "198.18.0.1"), ("web-west", "198.18.0.2")] {
-            bench
-                .server
-                .create(
-                    json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": service, "namespace": "demo"},
-                       "spec": {"clusterIP": address, "clusterIPs": [address],
-                                "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]}}),
-                )
-                .unwrap();
-            bench.set_ready(service, true);
+        for service in ["web", "web-west"] {
+            bench.add_service(service, 80);
         }
         bench.create_split("emoji", json!(1));
         let mut bench = bench;
         bench._tasks.spawn(record(url, seen));
         bench
+    }
+
+    /// One of the Services that [`place`] knows, with ready endpoints.
+    pub(crate) fn add_service(&self, service: &str, port: u16) {
+        let address = format!("198.18.0.{}", place(service).0);
+        self.server
+            .create(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": service, "namespace": "demo"},
+                   "spec": {"clusterIP": address, "clusterIPs": [address],
+                            "ports": [{"name": "http", "port": port, "protocol": "TCP"}]}}))
+            .unwrap();
+        self.set_ready(service, true);
     }
 
     pub(crate) fn create_split(&self, name: &str, weight: Value) {
@@ -80,7 +83,7 @@ impl Bench {
 
     /// All endpoints of a Service ready or not.
     pub(crate) fn set_ready(&self, service: &str, ready: bool) {
-        let (net, count) = if service == "web" { (1, 3) } else { (2, 2) };
+        let (net, count) = place(service);
         let endpoint = |number: u32| {
             json!({"addresses": [format!("198.18.{net}.{number}")], "conditions": {"ready": ready},
                    "nodeName": format!("b{number}"), "targetRef": {"kind": "Pod", "name": format!("{service}-{number}"),
@@ -142,6 +145,17 @@ impl Drop for Bench {
     }
 }
 
+/// The third number of the addresses of a Service's endpoints, and how many it has.
+fn place(service: &str) -> (u8, u32) {
+    match service {
+        "web" => (1, 3),
+        "web-west" => (2, 2),
+        "cart" => (3, 2),
+        "cart-west" => (4, 2),
+        other => panic!("no place for {other}"),
+    }
+}
+
 /// Writes down every state that a watch shows, from the first list on.
 async fn record(url: String, seen: Seen) {
     let client = kube::Client::try_from(kube::Config::new(url.parse().unwrap())).unwrap();
@@ -166,7 +180,7 @@ pub(crate) fn weights_of(split: &Value) -> [u64; 2] {
     [0, 1].map(|index| split["spec"]["backends"][index]["weight"].as_u64().unwrap_or(0))
 }
 
-async fn until(reached: impl Fn() -> bool, otherwise: impl Fn() -> String) {
+pub(crate) async fn until(reached: impl Fn() -> bool, otherwise: impl Fn() -> String) {
     let waiting = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -248,6 +262,16 @@ impl Controller {
         self.until(|state| state["ready"] == true).await;
     }
 
+    /// How many lines it has logged.
+    pub(crate) fn logged(&self) -> usize {
+        self.log.lock().unwrap().len()
+    }
+
+    /// The lines that it logged after the first `seen`.
+    pub(crate) fn lines_after(&self, seen: usize) -> Vec<Value> {
+        self.log.lock().unwrap()[seen..].iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// Waits until /state is as wanted.
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Value) -> bool) {
         let waiting = async {
@@ -263,8 +287,17 @@ impl Controller {
 
     /// SIGTERM; the exit code.
     pub(crate) async fn stop(mut self) -> i32 {
+        self.signal(Signal::TERM);
+        self.ended().await.expect("not by a signal")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id().expect("it runs")).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), Signal::TERM).unwrap();
-        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code().unwrap()
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+    }
+
+    /// Its exit code, when it ends; none where a signal ended it.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code()
     }
 }
