@@ -30,12 +30,34 @@ fn an_unknown_scenario_exits_2_and_prints_the_list() {
 
 #[test]
 fn a_part_that_is_not_built_yet_exits_2_with_a_sentence() {
-    for (flag, value) in [("--control-plane", "kube"), ("--follow", "steer"), ("--profile", "fast"), ("--nodes", "2")] {
+    for (flag, value) in [("--control-plane", "kube"), ("--follow", "steer"), ("--profile", "fast")] {
         let output = run(&["refused", flag, value]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(&format!("{flag} ")) && said.contains("is not built yet"), "{said}");
     }
+}
+
+#[test]
+fn a_scenario_that_a_shape_cannot_hold_exits_2_with_a_sentence() {
+    for scenario in ["one-of-two", "one-bad-endpoint", "node-loss"] {
+        let output = run(&[scenario, "--shape", "workshop"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        let sentence = format!("{scenario} cannot be drilled with --shape workshop: ");
+        assert!(said.contains(&sentence), "{said}");
+    }
+}
+
+#[test]
+fn a_scenario_of_a_later_version_is_known_by_name() {
+    let output = run(&["controller-kill", "api-outage"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("controller-kill is not built yet.") && said.contains("api-outage is not built yet."),
+        "{said}"
+    );
 }
 
 #[test]
