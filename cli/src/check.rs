@@ -10,7 +10,7 @@ mod report;
 mod rights;
 
 use clap::Parser as _;
-use probe_agent::config::Args as AgentArgs;
+use probe_agent::config::{Args as AgentArgs, Config};
 use probe_agent::kernel::{Settings, node_cgroup};
 
 use crate::args::CheckArguments;
@@ -34,17 +34,18 @@ pub(crate) fn node(arguments: &CheckArguments) -> Result<Report, SettingsError> 
     let agent = AgentArgs::try_parse_from(["splitsecond-agent", "--once", "--controller=none"])
         .map_err(|error| SettingsError(error.to_string()))
         .and_then(|args| args.check().map_err(|faults| SettingsError(faults.join("; "))))?;
-    let root = arguments.cgroup_root.clone().or(agent.cgroup_root);
+    let Config { hot_capacity, cold_capacity, proxy_uid, cgroup_root, .. } = agent;
+    let root = arguments.cgroup_root.clone().or(cgroup_root);
     let cgroup = node_cgroup(root.as_deref());
     let mut categories = vec![kernel::category()];
     categories.push(Category::new("cgroups", vec![cgroups(&cgroup)]));
-    categories.push(rights::category());
+    let rights = rights::Rights::own();
+    categories.push(rights::category(&rights));
     categories.push(match cgroup {
-        Ok(node_cgroup) => probe::category(&Settings {
-            node_cgroup,
-            hot_capacity: agent.hot_capacity,
-            cold_capacity: agent.cold_capacity,
-        }),
+        Ok(node_cgroup) => {
+            let settings = Settings { node_cgroup, hot_capacity, cold_capacity, proxy_uid };
+            probe::category(&settings, &rights)
+        }
         // An agent without its node's cgroup does not attach: it would count other nodes' sockets.
         Err(_) => Category::new("probe", vec![Check::not_tried("probe loads", CGROUPS)]),
     });

@@ -1,11 +1,15 @@
 //! The probe: loaded, attached, asked what it takes, unloaded. In: the agent's settings. Out: a check for each step.
 
+use std::error::Error;
+use std::io;
+
 use probe_agent::kernel::{LoadError, Probe, Settings};
 use probe_common::abi::programs;
 use rustix::process::{Resource, getrlimit};
 
 use super::kernel;
 use super::report::{Category, Check, chain};
+use super::rights::Rights;
 
 /// From here on the kernel charges maps to the memory cgroup and not to RLIMIT_MEMLOCK
 /// (<https://github.com/torvalds/linux/commit/97306be45fbe>).
@@ -64,28 +68,43 @@ impl Step {
     }
 }
 
+/// What to do where a filter of system calls stands before the kernel.
+const FILTERED_HINT: &str = "the capabilities are there, and a seccomp filter is on: older default profiles (CRI-O, Podman, containerd \
+                             before 1.7) allow bpf() to CAP_SYS_ADMIN only; use deploy/components/agent-seccomp-unconfined, \
+                             or a profile that allows bpf()";
+
 /// Tries it.
-pub(super) fn category(settings: &Settings) -> Category {
+pub(super) fn category(settings: &Settings, rights: &Rights) -> Category {
     let checks = match Probe::load(settings) {
         Ok(probe) => {
-            let mut checks = steps(None);
+            let mut checks = steps(None, rights);
             checks.push(memory(&probe));
             checks
         }
-        Err(error) => steps(Some(&error)),
+        Err(error) => steps(Some(&error), rights),
     };
     Category::new("probe", checks)
 }
 
-fn steps(error: Option<&LoadError>) -> Vec<Check> {
+fn steps(error: Option<&LoadError>, rights: &Rights) -> Vec<Check> {
     let steps = Step::all();
     let ended = error.and_then(|error| steps.iter().position(|step| *step == Step::of(error)));
     let check = |(index, step): (usize, &Step)| match (error, ended) {
-        (Some(error), Some(ended)) if index == ended => Check::failed(step.description(), chain(error), step.hint()),
+        (Some(error), Some(ended)) if index == ended => {
+            let is_denied = matches!(step, Step::Maps | Step::Load(_) | Step::Attach(_)) && is_denied(error);
+            let hint = if is_denied && rights.may_be_filtered() { FILTERED_HINT } else { step.hint() };
+            Check::failed(step.description(), chain(error), hint)
+        }
         (Some(_), Some(ended)) if index > ended => Check::not_tried(step.description(), &steps[ended].description()),
         _ => Check::passed(step.description()),
     };
     steps.iter().enumerate().map(check).collect()
+}
+
+/// Whether the system said no, anywhere in the chain of causes.
+fn is_denied(error: &(dyn Error + 'static)) -> bool {
+    let is_no = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    error.downcast_ref::<io::Error>().is_some_and(is_no) || error.source().is_some_and(is_denied)
 }
 
 fn memory(probe: &Probe) -> Check {
@@ -117,7 +136,7 @@ mod tests {
     use super::*;
 
     fn results(error: Option<&LoadError>) -> Vec<String> {
-        let report = super::super::Report::new(vec![Category::new("probe", steps(error))]).json();
+        let report = super::super::Report::new(vec![Category::new("probe", steps(error, &Rights::own()))]).json();
         let checks = report["categories"][0]["checks"].as_array().expect("a list").clone();
         checks.iter().map(|check| format!("{} {}", check["result"], check["error"])).collect()
     }

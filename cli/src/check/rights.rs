@@ -24,10 +24,37 @@ const CAPABILITIES: [Capability; 3] = [
 /// CAP_SYS_ADMIN stands for the first two: it is what they were split from.
 const SYS_ADMIN: u32 = 21;
 
+/// Value of `Seccomp:` in /proc/self/status when a filter judges system calls (proc_pid_status(5)).
+const FILTERED: &str = "2";
+
+/// What this process may do.
+pub(super) struct Rights {
+    effective: Option<u64>,
+    is_filtered: bool,
+}
+
+impl Rights {
+    /// This process'.
+    pub(super) fn own() -> Self {
+        Self::read(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+    }
+
+    fn read(status: &str) -> Self {
+        let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let effective = field("CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok());
+        Self { effective, is_filtered: field("Seccomp:") == Some(FILTERED) }
+    }
+
+    /// Whether the kernel would let it make maps, but a filter stands before the kernel.
+    pub(super) fn may_be_filtered(&self) -> bool {
+        let may = |bit: u32| self.effective.is_some_and(|effective| effective & (1 << bit) != 0);
+        self.is_filtered && CAPABILITIES.iter().filter(|one| one.is_needed).all(|one| may(one.bit) || may(SYS_ADMIN))
+    }
+}
+
 /// Checks of this process' capabilities.
-pub(super) fn category() -> Category {
-    let effective = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective);
-    let checks = match effective {
+pub(super) fn category(rights: &Rights) -> Category {
+    let checks = match rights.effective {
         Some(effective) => CAPABILITIES.iter().map(|capability| check(capability, effective)).collect(),
         None => vec![Check::failed(
             "this process' capabilities can be read",
@@ -58,12 +85,6 @@ fn check(capability: &Capability, effective: u64) -> Check {
     Check::warned(description, format!("{error}; counting works without it"), hint)
 }
 
-/// The set that counts when a system call asks.
-fn effective(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,11 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn the_effective_set_is_read() {
-        assert_eq!(
-            effective("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t000001c000000000\n"),
-            Some(0x1c0_0000_0000)
-        );
-        assert_eq!(effective("Name:\tx\n"), None);
+    fn a_filter_is_suspected_where_capabilities_cannot_be_missing() {
+        let read = |set: u64, mode: u32| {
+            Rights::read(&format!("Name:\tx\nCapPrm:\t0\nCapEff:\t{set:016x}\nSeccomp:\t{mode}\n"))
+        };
+        assert_eq!(read(1 << 39, 0).effective, Some(1 << 39));
+        assert!(Rights::read("Name:\tx\n").effective.is_none());
+        assert!(read(1 << 39 | 1 << 38, 2).may_be_filtered());
+        assert!(!read(1 << 39 | 1 << 38, 0).may_be_filtered(), "there is no filter");
+        assert!(!read(1 << 39, 2).may_be_filtered(), "PERFMON is missing");
     }
 }
