@@ -22,6 +22,7 @@ pub const RATE_LIMIT: u32 = 10_000;
 
 /// `splitsecond-lab drill`.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = scenario::list())]
 pub struct DrillArgs {
     /// What to drill; without a name a tour of the scenarios that people ask for first.
     #[arg(value_name = "SCENARIO")]
@@ -402,6 +403,16 @@ mod tests {
         for name in ["refused", "process-killed", "blackhole", "noise", "failback"] {
             let usage = plan(&format!("{name} --agents off")).expect_err("a fault");
             assert!(usage.faults[0].starts_with(&format!("{name} needs agents:")), "{usage}");
+        }
+    }
+
+    #[test]
+    fn the_help_lists_every_scenario_and_marks_the_tour() {
+        let help = Line::try_parse_from(["drill", "--help"]).err().expect("help is no plan").to_string();
+        for known in scenario::ALL {
+            let line = help.lines().find(|line| line.trim_start().trim_start_matches("* ").starts_with(known.name));
+            let line = line.unwrap_or_else(|| panic!("{} is not in:\n{help}", known.name));
+            assert_eq!(line.contains("* "), known.tour, "{line}");
         }
     }
 

@@ -190,13 +190,14 @@ pub fn tour() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().filter(|scenario| scenario.tour)
 }
 
-/// The scenarios with their lines, for whoever named another.
+/// The scenarios with their lines, for `--help` and for whoever named another.
 #[must_use]
 pub fn list() -> String {
     let width = ALL.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
-    let mut text = String::from("The scenarios are:");
+    let mut text = String::from("The scenarios are, the tour's with a star:");
     for scenario in ALL {
-        text.push_str(&format!("\n  {:width$}  {}", scenario.name, scenario.line));
+        let star = if scenario.tour { '*' } else { ' ' };
+        text.push_str(&format!("\n  {star} {:width$}  {}", scenario.name, scenario.line));
     }
     text
 }
