@@ -13,6 +13,7 @@ pub mod inject;
 pub mod look;
 pub mod measure;
 pub mod objects;
+pub mod observation;
 pub mod observe;
 pub mod policy;
 pub mod programs;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::task::AbortHandle;
 
 use crate::drill::background::Background;
-use crate::drill::measure::Seen;
+use crate::drill::observation::Seen;
 use crate::world::clock::now_ns;
 
 /// How long the first look may take.

@@ -10,9 +10,8 @@ use crate::drill::args::Plan;
 use crate::drill::cluster::Cluster;
 use crate::drill::halt::Halt;
 use crate::drill::inject::{self, Breakage};
-use crate::drill::measure::{
-    Clients, ControlObservation, HealObservation, Observation, Seen, SplitObservation, written_after,
-};
+use crate::drill::measure::written_after;
+use crate::drill::observation::{Clients, ControlObservation, HealObservation, Observation, Seen, SplitObservation};
 use crate::drill::policy::Policy;
 use crate::drill::scenario::{Control, Expect, Scenario};
 use crate::drill::shape::WatchedSplit;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::drill::observation::{Clients, ControlObservation, HealObservation};
 
 const T0: u64 = 10_000_000_000;
 
