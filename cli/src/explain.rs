@@ -52,7 +52,7 @@ impl<'a> Explained<'a> {
         let (state, split) = (self.state, self.split);
         let (fresh, known) = state.agents_fresh();
         let mut lines = vec![format!("{} is {}; its traffic goes to {}", split.split, split.state, split.traffic())];
-        if let Some(fault) = &split.fault {
+        for fault in state.faults(split) {
             lines.push(format!("  wrong:      {fault}"));
         }
         if let Some(guard) = &split.guard {
@@ -94,6 +94,14 @@ impl<'a> Explained<'a> {
             nats(NODE_CAP),
             backend.observers,
         );
+        if !backend.abstaining.is_empty() {
+            let nodes = backend.abstaining.join(", ");
+            text.push_str(&format!("  abstaining: {nodes}: no check from there succeeded within a minute\n"));
+        }
+        if backend.meshed > 0 {
+            let (meshed, refusing) = (backend.meshed, backend.refusing_proxies);
+            text.push_str(&format!("  meshed:     {meshed} endpoints; {refusing} refuse their own proxy\n"));
+        }
         let rows: Vec<Vec<String>> = backend
             .nodes
             .iter()
@@ -146,6 +154,7 @@ impl<'a> Explained<'a> {
                 "version": raw["version"], "mode": raw["mode"], "profile": raw["profile"],
                 "ready": raw["ready"], "reason": raw["reason"],
             },
+            "faults": self.state.faults(self.split),
             "agents_fresh": fresh,
             "agents_known": known,
         })
@@ -198,6 +207,7 @@ mod tests {
                 "backends": [
                     {"service": "web", "weight": "0", "health": "condemned", "ready": 2, "failing": 2, "observers": 2,
                      "evidence_millinats": 34_550, "last_success_ms": 2_100,
+                     "abstaining": ["n2", "n3"], "meshed": 2, "refusing_proxies": 1,
                      "nodes": {"n1": {"198.18.1.1:80": 17_270, "198.18.1.2:80": 100}}},
                     {"service": "west", "weight": "1", "weight_milli": 1_000, "health": "healthy", "ready": 1},
                 ],
@@ -227,7 +237,9 @@ mod tests {
              \n\
              backend web (primary): condemned, weight 0\n  \
              endpoints:  2 ready, 2 of them failing; last success 2.1 s ago\n  \
-             evidence:   34.5 of 34.5 nats that a move needs (suspect at 9.2, one node gives at most 17.2); 2 observers\n   \
+             evidence:   34.5 of 34.5 nats that a move needs (suspect at 9.2, one node gives at most 17.2); 2 observers\n  \
+             abstaining: n2, n3: no check from there succeeded within a minute\n  \
+             meshed:     2 endpoints; 1 refuse their own proxy\n   \
              NODE   ENDPOINT        EVIDENCE\n   \
              n1     198.18.1.1:80   17.2       failing\n   \
              n1     198.18.1.2:80   0.1\n\

@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) uptime_ms: u64,
     /// Every agent that was heard of.
     pub(crate) agents: Vec<Agent>,
+    /// What is wrong with objects at the moment.
+    pub(crate) findings: Vec<Finding>,
     /// Every split of ours.
     pub(crate) splits: Vec<Split>,
     /// The last ones of all splits, oldest first.
@@ -44,6 +46,18 @@ pub(crate) struct Agent {
     pub(crate) node: String,
     /// `fresh`, `stale`, `blind` or `unknown`.
     pub(crate) freshness: String,
+}
+
+/// Something that is wrong with an object.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Finding {
+    /// Kind in small letters, a blank, `namespace/name`.
+    pub(crate) object: String,
+    /// What, with the field.
+    pub(crate) text: String,
+    /// For how long.
+    pub(crate) age_ms: u64,
 }
 
 /// One split.
@@ -90,6 +104,12 @@ pub(crate) struct Backend {
     pub(crate) evidence_millinats: u64,
     /// Nodes that see it.
     pub(crate) observers: u64,
+    /// Nodes whose agents are there and whose checks do not count.
+    pub(crate) abstaining: Vec<String>,
+    /// Endpoints behind a mesh's proxy.
+    pub(crate) meshed: u64,
+    /// Endpoints that refuse their own proxy.
+    pub(crate) refusing_proxies: u64,
     /// How long ago the last success was.
     pub(crate) last_success_ms: Option<u64>,
     /// Evidence per node and destination.
@@ -137,6 +157,13 @@ impl State {
     pub(crate) fn agents_fresh(&self) -> (usize, usize) {
         let fresh = self.agents.iter().filter(|agent| agent.freshness == "fresh").count();
         (fresh, self.agents.len())
+    }
+
+    /// What is wrong with a split: what was found about it, or else what keeps it from being understood.
+    pub(crate) fn faults<'a>(&'a self, split: &'a Split) -> Vec<&'a str> {
+        let own = self.findings.iter().filter(|finding| finding.object == format!("trafficsplit {}", split.split));
+        let found: Vec<&str> = own.map(|finding| finding.text.as_str()).collect();
+        if found.is_empty() { split.fault.as_deref().into_iter().collect() } else { found }
     }
 
     /// How long ago something was.

@@ -95,9 +95,16 @@ impl<'a> Listed<'a> {
         for agent in state.agents.iter().filter(|agent| agent.freshness != "fresh") {
             notes.push(format!("The agent of node {} is {}.", agent.node, agent.freshness));
         }
-        for split in &state.splits {
+        for finding in &state.findings {
+            notes.push(format!("{}: {} (for {})", finding.object, finding.text, span::of_ms(finding.age_ms)));
+        }
+        let is_found = |split: &Split| {
+            let object = format!("trafficsplit {}", split.split);
+            state.findings.iter().any(|finding| finding.object == object)
+        };
+        for split in state.splits.iter().filter(|split| !is_found(split)) {
             if let Some(fault) = &split.fault {
-                notes.push(format!("{}: {fault}", split.split));
+                notes.push(format!("trafficsplit {}: {fault}", split.split));
             }
         }
         notes
@@ -122,7 +129,7 @@ impl<'a> Listed<'a> {
                 "state": split.state,
                 "primary": split.primary,
                 "held_by": split.guard,
-                "fault": split.fault,
+                "faults": self.state.faults(split),
                 "weights": split.backends.iter().map(|backend| (backend.service.clone(), json!(backend.weight)))
                     .collect::<serde_json::Map<_, _>>(),
                 "agents_fresh": fresh,
@@ -138,6 +145,7 @@ impl<'a> Listed<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Finding;
 
     fn mk_state(transitions: Value) -> State {
         State::read(json!({
@@ -202,8 +210,15 @@ mod tests {
         let notes = Listed::of(&state).notes();
         assert_eq!(notes.len(), 3, "{notes:?}");
         assert_eq!(notes[0], "The controller is not ready: services: not listed yet");
-        assert_eq!(notes[2], "demo/web: spec.backends[0].weight \"abc\" is not a number");
+        assert_eq!(notes[2], "trafficsplit demo/web: spec.backends[0].weight \"abc\" is not a number");
+        let text = "spec.backends[1].service \"west\" does not exist".to_owned();
+        let finding = |object: &str| Finding { object: object.to_owned(), text: text.clone(), age_ms: 2_000 };
+        state.findings = vec![finding("trafficsplit demo/web"), finding("service demo/web")];
+        let notes = Listed::of(&state).notes();
+        let found = "trafficsplit demo/web: spec.backends[1].service \"west\" does not exist (for 2.0 s)";
+        assert_eq!((notes.len(), notes[2].as_str()), (4, found), "a fault that was found is told once: {notes:?}");
         state.splits.clear();
+        state.findings.clear();
         assert!(Listed::of(&state).text().starts_with("No TrafficSplit is driven"));
     }
 }

@@ -122,7 +122,7 @@ async fn what_holds_a_split_and_what_is_wrong_with_one_is_told() {
     let status = ask(&controller, &["status"]).await;
     assert!(status.stdout.contains("observe-mode"), "{}", status.stdout);
     assert!(status.stdout.contains("\nThe controller observes: it decides and records, and writes nothing.\n"));
-    assert!(status.stdout.contains("\ndemo/bad: spec.backends[0].weight \"abc\""), "{}", status.stdout);
+    assert!(status.stdout.contains("\ntrafficsplit demo/bad: spec.backends[0].weight \"abc\""), "{}", status.stdout);
     let held = ask(&controller, &["explain", "demo/emoji"]).await;
     assert!(held.stdout.contains("held by:    observe-mode: the controller runs in observe mode"), "{}", held.stdout);
     let bad = ask(&controller, &["explain", "demo/bad"]).await;
