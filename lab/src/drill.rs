@@ -181,6 +181,9 @@ impl Drill<'_> {
     fn play_scenario(&mut self, scenario: &Scenario, last: bool, played: &mut Played) -> Result<()> {
         self.enter(self.plan.ground())?;
         self.premises.progress.line(&format!("{}: {}", scenario.name, scenario.line));
+        if let Some(note) = scenario.note() {
+            self.premises.progress.line(&format!("  {note}"));
+        }
         for number in 1..=self.plan.runs {
             let keep = last && self.plan.keep && number == self.plan.runs;
             let conditions_policy = Policy::of(scenario.expect);

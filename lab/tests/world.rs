@@ -305,6 +305,14 @@ fn faults_of_the_path_look_as_they_should_from_everywhere() {
     assert_eq!(world.control().dial(at(one), SHORT).unwrap(), Outcome::Ok, "only the one node's path is cut");
     fault.heal().unwrap();
 
+    // The endpoint's own node: its pods and itself are cut off, who comes by the cable is not.
+    let mut fault = Filter::cut_path(&[south], &[at(one)]);
+    fault.inject().unwrap();
+    assert_eq!(dial_from(south.netns(), at(one), SHORT).unwrap(), Outcome::NoHandshake);
+    assert_eq!(dial_from(two.netns(), at(one), SHORT).unwrap(), Outcome::NoHandshake);
+    assert_eq!(dial_from(world.pod("client").unwrap().netns(), at(one), SHORT).unwrap(), Outcome::Ok);
+    fault.heal().unwrap();
+
     let mut fault = Filter::refuse_some(&[one, two], 300);
     fault.inject().unwrap();
     let refused = (0..200).filter(|_| world.control().dial(at(one), SHORT).unwrap() == Outcome::REFUSED).count();

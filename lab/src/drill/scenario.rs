@@ -239,6 +239,16 @@ impl Scenario {
         }
     }
 
+    /// What is expected other than the scenario's line makes believe.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        let guard = self.held_by?;
+        Some(format!(
+            "one node alone moves nothing by what its connections tell: the split has to stay, the controller to say \
+             {guard}, and readiness still to move it"
+        ))
+    }
+
     /// What it becomes on so many nodes of east. One node alone moves nothing by what its connections tell, and says so;
     /// a meshed pod's own word about itself needs no second node, and readiness moves as ever.
     #[must_use]

@@ -76,10 +76,12 @@ impl Filter {
         filter
     }
 
-    /// From these nodes nothing reaches these endpoints any more: packets are dropped on the way out.
+    /// From these nodes nothing reaches these endpoints any more: packets of the nodes and of their pods are dropped on
+    /// the way out. What others send to the nodes' own pods comes in by the cable, and passes.
     #[must_use]
     pub fn cut_path(nodes: &[&Node], endpoints: &[SocketAddr]) -> Filter {
-        let rules: Vec<String> = endpoints.iter().map(|endpoint| format!("{} drop", to_endpoint(*endpoint))).collect();
+        let rules: Vec<String> =
+            endpoints.iter().map(|endpoint| format!("iifname != \"eth0\" {} drop", to_endpoint(*endpoint))).collect();
         Filter::new(netns_of_nodes(nodes), &ON_NODES, &rules)
     }
 
