@@ -65,12 +65,15 @@ fn main() -> ExitCode {
 
 fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let ending = runtime.block_on(shell::run(settings))?;
-    Ok(match ending {
-        Ending::Drained => ExitCode::SUCCESS,
-        Ending::Aborted => ExitCode::from(EXIT_ABORTED),
-        Ending::TaskEnded => ExitCode::from(EXIT_SOFTWARE),
-    })
+    Ok(ExitCode::from(exit_code(runtime.block_on(shell::run(settings))?)))
+}
+
+const fn exit_code(ending: Ending) -> u8 {
+    match ending {
+        Ending::Drained => 0,
+        Ending::Aborted => EXIT_ABORTED,
+        Ending::TaskEnded => EXIT_SOFTWARE,
+    }
 }
 
 fn log_to_stderr(settings: &Settings) {
@@ -82,5 +85,15 @@ fn log_to_stderr(settings: &Settings) {
     match settings.log_format {
         LogFormat::Plain => lines.init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_never_should_be_is_told_from_those_that_may() {
+        assert_eq!([Ending::Drained, Ending::Aborted, Ending::TaskEnded].map(exit_code), [0, 130, 70]);
     }
 }

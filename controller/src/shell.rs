@@ -282,3 +282,23 @@ impl Shutdown {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs one task beside one that never ends; whether its end was noticed.
+    async fn check(task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = JoinSet::new();
+        spawn(&mut tasks, "endless", std::future::pending());
+        spawn(&mut tasks, "short", task);
+        tokio::time::timeout(Duration::from_secs(10), task_ended(&mut tasks)).await.expect("noticed");
+        assert_eq!(tasks.len(), 1, "the other one lives until the program ends it");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_task_ends_everything_also_by_a_panic() {
+        check(async {}).await;
+        check(async { panic!("a mistake of ours") }).await;
+    }
+}

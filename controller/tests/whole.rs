@@ -5,6 +5,7 @@
 
 #[path = "whole/agent.rs"]
 mod agent;
+#[expect(dead_code, reason = "shared with the other tests of the whole binary")]
 #[path = "whole/bench.rs"]
 mod bench;
 

@@ -21,9 +21,12 @@ const READ_EVERY: Duration = Duration::from_millis(10);
 /// Connections of this node to each destination between two reads: 300 a second.
 const ATTEMPTS: u64 = 3;
 
-/// Which addresses are dead, by prefix.
+/// Pause between the end of a stream and the next try.
+const RECONNECT_AFTER: Duration = Duration::from_millis(50);
+
+/// Which addresses are dead, by prefix, and since when.
 #[derive(Clone, Default)]
-pub(crate) struct World(Arc<Mutex<BTreeSet<String>>>);
+pub(crate) struct World(Arc<Mutex<BTreeMap<String, u64>>>);
 
 impl World {
     pub(crate) fn all_alive() -> Self {
@@ -32,7 +35,7 @@ impl World {
 
     /// Everything whose address begins so refuses from now on.
     pub(crate) fn kill(&self, prefix: &str) {
-        self.0.lock().unwrap().insert(prefix.to_owned());
+        self.0.lock().unwrap().insert(prefix.to_owned(), now_ns());
     }
 
     /// It answers again.
@@ -41,23 +44,35 @@ impl World {
     }
 
     fn is_dead(&self, to: Destination) -> bool {
+        self.dead_since(to).is_some()
+    }
+
+    fn dead_since(&self, to: Destination) -> Option<u64> {
         let address = to.ip().to_string();
-        self.0.lock().unwrap().iter().any(|prefix| address.starts_with(prefix))
+        self.0.lock().unwrap().iter().find(|(prefix, _)| address.starts_with(*prefix)).map(|(_, since_ns)| *since_ns)
     }
 }
 
-/// Runs until it is dropped.
+/// Runs until it is dropped, and comes back to its controller as often as that comes back.
 pub(crate) struct Agent {
     _task: JoinSet<()>,
 }
 
 impl Agent {
     pub(crate) fn start(node: &'static str, controller: SocketAddr, world: World) -> Self {
+        let incarnation = now_ns();
         let mut task = JoinSet::new();
-        task.spawn(run(node, controller, world));
+        task.spawn(async move {
+            loop {
+                run(node, incarnation, controller, world.clone()).await.ok();
+                tokio::time::sleep(RECONNECT_AFTER).await;
+            }
+        });
         Self { _task: task }
     }
 }
+
+type Ended = Box<dyn std::error::Error + Send + Sync>;
 
 pub(crate) fn now_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -73,26 +88,25 @@ struct Told {
     seq: u64,
 }
 
-async fn run(node: &'static str, controller: SocketAddr, world: World) {
-    let socket = TcpStream::connect(controller).await.unwrap();
-    let (requests, connection) = h2::client::handshake(socket).await.unwrap();
+async fn run(node: &'static str, incarnation: u64, controller: SocketAddr, world: World) -> Result<(), Ended> {
+    let socket = TcpStream::connect(controller).await?;
+    let (requests, connection) = h2::client::handshake(socket).await?;
     let mut driver = JoinSet::new();
     driver.spawn(async move {
         connection.await.ok();
     });
     let request = http::Request::post(format!("http://controller{STREAM_PATH}")).body(()).unwrap();
-    let (response, mut up) = requests.ready().await.unwrap().send_request(request, false).unwrap();
-    let hello =
-        Hello { node: node.into(), incarnation: now_ns(), version: "test".into(), now_ns: now_ns(), blind: None };
+    let (response, mut up) = requests.ready().await?.send_request(request, false)?;
+    let hello = Hello { node: node.into(), incarnation, version: "test".into(), now_ns: now_ns(), blind: None };
     send(&mut up, &AgentFrame::Hello(hello));
-    let mut down = response.await.unwrap().into_body();
+    let mut down = response.await?.into_body();
     let mut decoder = Decoder::<ControllerFrame>::default();
     let mut told = Told { world, destinations: BTreeMap::new(), splits: BTreeMap::new(), seq: 0 };
     let mut read = tokio::time::interval(READ_EVERY);
     loop {
         tokio::select! {
             bytes = down.data() => {
-                let Some(Ok(bytes)) = bytes else { return };
+                let Some(Ok(bytes)) = bytes else { return Ok(()) };
                 down.flow_control().release_capacity(bytes.len()).unwrap();
                 decoder.push(&bytes);
                 while let Some(frame) = decoder.next_frame().unwrap() {
@@ -145,14 +159,15 @@ impl Told {
                 None
             }
             ControllerFrame::SplitsSent(_) => {
+                let now_ns = now_ns();
                 let row = |(to, _): (&Destination, &u64)| Total {
                     to: *to,
                     attempts: 100,
                     established: 100,
-                    last_success_age_ns: Some(1_000_000),
+                    last_success_age_ns: Some(now_ns - self.world.dead_since(*to).unwrap_or(now_ns - 1_000_000)),
                 };
                 let rows = self.destinations.iter().map(row).collect();
-                Some(AgentFrame::Totals(Totals { now_ns: now_ns(), complete: true, rows }))
+                Some(AgentFrame::Totals(Totals { now_ns, complete: true, rows }))
             }
         }
     }

@@ -36,9 +36,17 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) async fn new() -> Self {
+        Self::on(ApiServer::new()).await
+    }
+
+    /// The same, on a server that remembers only so many changes of each kind.
+    pub(crate) async fn with_history(changes: usize) -> Self {
+        Self::on(ApiServer::with_history(changes)).await
+    }
+
+    async fn on(server: ApiServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = ApiServer::new();
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let kubeconfig = std::env::temp_dir().join(format!("splitsecond-whole-{}-{number}.yaml", std::process::id()));
         std::fs::write(&kubeconfig, ApiServer::kubeconfig(&url)).unwrap();
@@ -216,8 +224,14 @@ pub(crate) struct Controller {
 impl Controller {
     /// Starts it on ports of its own, which its log tells.
     pub(crate) async fn start(bench: &Bench, settings: &[&str]) -> Self {
+        Self::start_at(bench, std::net::SocketAddr::from(([127, 0, 0, 1], 0)), settings).await
+    }
+
+    /// The same, where agents already know to find it.
+    pub(crate) async fn start_at(bench: &Bench, ingest: std::net::SocketAddr, settings: &[&str]) -> Self {
         let kubeconfig = format!("--kubeconfig={}", bench.kubeconfig.display());
-        let own = ["--admin-addr=127.0.0.1:0", "--ingest-addr=127.0.0.1:0", "--log-format=json", &kubeconfig];
+        let ingest = format!("--ingest-addr={ingest}");
+        let own = ["--admin-addr=127.0.0.1:0", &ingest, "--log-format=json", &kubeconfig];
         let mut child = command(&[&own, settings].concat()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let log: Arc<Mutex<Vec<String>>> = Arc::default();
