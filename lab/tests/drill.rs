@@ -170,6 +170,43 @@ fn release(program: &str) -> String {
     program.display().to_string()
 }
 
+/// Stopped programs, a thread that breaks and mends, a path that is cut: all of it is under way when the end comes.
+#[test]
+#[ignore = "needs root: cargo xtask test runs it"]
+fn a_drill_that_is_interrupted_in_the_middle_of_a_fault_leaves_nothing() {
+    let (agent, controller) = (release("splitsecond-agent"), release("splitsecond-controller"));
+    for scenario in ["flap", "frozen", "node-loss"] {
+        let arguments = [scenario, "--runs", "9", "--agent-program", &agent, "--controller-program", &controller];
+        let mut child = drill(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the lab starts");
+        let mut said = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut prefix = None;
+        let mut line = String::new();
+        while said.read_line(&mut line).expect("the lab speaks") > 0 && !line.contains("controller:") {
+            if let Some(names) = line.trim().strip_prefix("names:") {
+                prefix = names.trim().split_once("-...").map(|(prefix, _)| prefix.to_owned());
+            }
+            line.clear();
+        }
+        let prefix = prefix.expect("the lab names its things");
+        // Programs are warm three to five seconds after the controller began, and no fault is over three seconds later.
+        (0..650).for_each(|_| pause());
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id")).expect("not zero");
+        kill_process(pid, Signal::INT).expect("the lab can be signalled");
+        let mut rest = String::new();
+        said.read_to_string(&mut rest).expect("the lab speaks");
+        assert_eq!(child.wait().expect("the lab ends").code(), Some(1), "{rest}");
+        assert!(rest.contains("the drill ends before its time"), "{rest}");
+        for _ in 0..200 {
+            if left_of(&prefix, child.id()).is_empty() {
+                break;
+            }
+            pause();
+        }
+        let left = left_of(&prefix, child.id());
+        assert!(left.is_empty(), "{scenario} left behind: {left:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test runs it"]
 fn a_drill_that_panics_on_its_stage_leaves_no_trace_in_the_system() {

@@ -20,7 +20,7 @@ use self::hung::Hung;
 use self::proof::{CUT_OFF, DIAL_LIMIT, Proof, TRIES_BY_CHANCE, UNANSWERED, all_end};
 use self::reset::Reset;
 use self::scaled::ScaledToZero;
-use crate::drill::args::Shape;
+use crate::drill::args::{Plan, Shape};
 use crate::drill::cluster::Cluster;
 use crate::drill::halt::Halt;
 use crate::drill::scenario::{BLIP, FLAP_LENGTH, FLAP_PHASE, FaultKind};
@@ -58,6 +58,9 @@ const DEAD_PORT: u16 = APP_PORT + 1;
 /// What a router's answer looks like to who dials: EHOSTUNREACH.
 const UNREACHABLE: Outcome = Outcome::Errno(113);
 
+/// Connections per second from which the load fills the backlogs of `hang` within a second or two.
+const FILLS_FROM: u32 = 100;
+
 /// How often the drill looks whether everything answers again.
 const ANSWER_GAP: Duration = Duration::from_millis(20);
 
@@ -83,12 +86,12 @@ impl<'a> Breakage<'a> {
     /// The stage lacks a part.
     pub fn of(
         kind: FaultKind,
-        shape: Shape,
+        plan: &Plan,
         cluster: &'a Cluster,
         stage: &Stage,
         halt: &'a Halt,
     ) -> Result<Breakage<'a>> {
-        let made = Making { kind, shape, cluster, stage, halt };
+        let made = Making { kind, shape: plan.shape, rate: plan.rate, cluster, stage, halt };
         let (fault, proof) = made.fault()?;
         let out_of_reach = match kind {
             FaultKind::NodeLoss => made.endpoints_on(made.first_backend_node()?)?,
@@ -232,6 +235,7 @@ fn gateway_address(cluster: &Cluster, stage: &Stage) -> Result<SocketAddr> {
 struct Making<'a, 's> {
     kind: FaultKind,
     shape: Shape,
+    rate: u32,
     cluster: &'a Cluster,
     stage: &'s Stage,
     halt: &'a Halt,
@@ -250,8 +254,8 @@ impl<'a> Making<'a, '_> {
             FaultKind::Unreachable => (Box::new(self.unreachable()?), self.dials(all, &[UNREACHABLE])),
             FaultKind::Hang => {
                 // One backlog is full; the others are about to be.
-                let tries = 2 * all.len();
-                (Box::new(Hung { hang: Hang(primary), halt: self.halt }), self.one_of(all, CUT_OFF, tries))
+                let proof = self.one_of(all.clone(), CUT_OFF, 2 * all.len());
+                (Box::new(self.hung(all)), proof)
             }
             FaultKind::ScaleToZero => (Box::new(self.scaled_to_zero(all)), Proof::Acknowledged),
             FaultKind::Brownout { permille } => {
@@ -368,6 +372,16 @@ impl<'a> Making<'a, '_> {
         names.dedup();
         let nodes = names.into_iter().map(|name| world.node(name)).collect::<Result<Vec<_>>>()?;
         Ok(Filter::unreachable(&nodes, &pods))
+    }
+
+    fn hung(&self, endpoints: Vec<SocketAddr>) -> Hung<'a> {
+        Hung {
+            hang: Hang(self.stage.primary.clone()),
+            slow_to_fill: if self.rate < FILLS_FROM { endpoints } else { Vec::new() },
+            from: self.cluster.world().control().netns().clone(),
+            fillers: Vec::new(),
+            halt: self.halt,
+        }
     }
 
     fn scaled_to_zero(&self, endpoints: Vec<SocketAddr>) -> ScaledToZero<'a> {

@@ -61,7 +61,7 @@ impl Running<'_> {
     ///
     /// The lab itself failed, or an agent or the controller is gone.
     pub fn run(mut self) -> Result<Observation> {
-        let mut breakage = Breakage::of(self.scenario.fault, self.plan.shape, self.cluster, self.stage, self.halt)?;
+        let mut breakage = Breakage::of(self.scenario.fault, self.plan, self.cluster, self.stage, self.halt)?;
         breakage.arm().context("cannot prepare the fault")?;
         self.halt.check()?;
         let broken = breakage.inject().context("cannot make the fault")?;

@@ -21,7 +21,7 @@ pub(super) const DIAL_LIMIT: Duration = Duration::from_millis(300);
 /// Dials in which a fault by chance has to be met: where it hits one connection of ten, one look of a billion misses it.
 pub(super) const TRIES_BY_CHANCE: usize = 200;
 
-/// How long a process may take to stop.
+/// How long a process may take to stop, or to end.
 const STOP_LIMIT_NS: u64 = 500_000_000;
 
 /// Between two looks at it.
@@ -78,7 +78,7 @@ impl Proof {
         match self {
             Self::Acknowledged => Ok(true),
             Self::Clients => Ok(false),
-            Self::Dials { from, to, ends } => all_end(from, to, ends),
+            Self::Dials { from, to, ends } => soon_all_end(from, to, ends),
             Self::OneOfMany { from, to, ends, tries } => {
                 for address in to.iter().cycle().take(*tries) {
                     if ends.contains(&dial_from(from, *address, DIAL_LIMIT)?) {
@@ -91,6 +91,20 @@ impl Proof {
             Self::Noted(seen) => Ok(seen.load(Ordering::Relaxed)),
             Self::Reset(seen) => seen.all_reset(),
         }
+    }
+}
+
+/// A killed process still listens until it has ended: what is not there at once may be there a moment later.
+fn soon_all_end(from: &Netns, to: &[SocketAddr], ends: &[Outcome]) -> Result<bool> {
+    let deadline_ns = now_ns() + STOP_LIMIT_NS;
+    loop {
+        if all_end(from, to, ends)? {
+            return Ok(true);
+        }
+        if now_ns() > deadline_ns {
+            return Ok(false);
+        }
+        pause(STOP_GAP);
     }
 }
 
