@@ -32,6 +32,7 @@ use crate::uplink::{self, Speaker};
 mod cold;
 mod ledger;
 mod links;
+mod mesh;
 mod metrics;
 mod news;
 mod schedule;
@@ -42,6 +43,7 @@ mod transitions;
 
 use ledger::{Ledger, Pass};
 use links::Links;
+use mesh::Mesh;
 use metrics::Metrics;
 use schedule::Schedule;
 use surface::{Names, Shown};
@@ -132,7 +134,7 @@ pub async fn run(config: Config, workers: Handle) -> Result<(), RunError> {
     let mut tasks = Tasks::new(workers);
     tasks.spawn("admin", serve(listener, Arc::clone(&shown) as _));
     let (cluster_news, from_cluster) = mpsc::channel(CLUSTER_NEWS_LIMIT);
-    tasks.spawn("cluster", cluster::run(config.kubeconfig.clone(), cluster_news, incarnation));
+    tasks.spawn("cluster", cluster::run(config.kubeconfig.clone(), config.node.clone(), cluster_news, incarnation));
     let (requests, for_checks) = mpsc::channel(check::REQUESTS_LIMIT);
     let (results, from_checks) = mpsc::channel(RESULTS_LIMIT);
     let (exemptions, for_exemption) = mpsc::channel(check::EXEMPTIONS_LIMIT);
@@ -164,8 +166,8 @@ async fn serve(listener: std::net::TcpListener, surface: Arc<dyn Surface>) {
 
 fn load(config: &Config) -> Result<Probe, String> {
     let node_cgroup = kernel::node_cgroup(config.cgroup_root.as_deref()).map_err(|error| chain(&error))?;
-    let Config { hot_capacity, cold_capacity, .. } = *config;
-    Probe::load(&Settings { node_cgroup, hot_capacity, cold_capacity }).map_err(|error| chain(&error))
+    let Config { hot_capacity, cold_capacity, proxy_uid, .. } = *config;
+    Probe::load(&Settings { node_cgroup, hot_capacity, cold_capacity, proxy_uid }).map_err(|error| chain(&error))
 }
 
 /// Everything that wakes the loop but the kernel and the clock.
@@ -213,6 +215,7 @@ struct Agent {
     records: Vec<FirstFailure>,
     resolver: Resolver,
     directory: Option<Directory>,
+    mesh: Mesh,
     complete: BTreeSet<Kind>,
     watches: BTreeMap<&'static str, String>,
     schedule: Schedule,
@@ -261,6 +264,7 @@ impl Agent {
             records: Vec::new(),
             resolver: Resolver::default(),
             directory,
+            mesh: Mesh::default(),
             complete: BTreeSet::new(),
             watches: BTreeMap::new(),
             schedule: Schedule::new(clock()),
@@ -304,9 +308,13 @@ impl Agent {
             self.lateness_ns = self.lateness_ns.max(late_by_ns);
         }
         self.apply_changes();
+        self.follow_endpoints();
         let due = self.schedule.take_due(now_ns);
         if due.pass {
             self.pass(SWEEP_PASSES, due.retry);
+        }
+        if due.mesh {
+            self.read_mesh();
         }
         if due.flush {
             self.flush();
@@ -404,9 +412,10 @@ impl Agent {
         self.links.push_rows(&rows, now_ns, lateness_us, &self.metrics);
         for failing in failing {
             let cause = failing.cause.as_str();
-            tracing::info!(destination = %failing.to, cause, "Destination fails");
+            tracing::info!(destination = %failing.to, cause, self_hop = failing.self_hop, "Destination fails");
             self.note(Transition::Failing {
                 destination: failing.to,
+                self_hop: failing.self_hop,
                 cause,
                 started_ns: failing.first.started_ns,
                 failed_ns: failing.first.failed_ns,

@@ -79,8 +79,9 @@ pub enum ClientError {
     Client(#[source] Box<kube::Error>),
 }
 
-/// Watches until the receiver is gone. `kubeconfig` wins over KUBECONFIG, which wins over the Pod's service account.
-pub async fn run(kubeconfig: Option<PathBuf>, news: mpsc::Sender<News>, seed: u64) {
+/// Watches until the receiver is gone. `kubeconfig` wins over KUBECONFIG, which wins over the Pod's service account;
+/// `node` is the one whose endpoints count as local.
+pub async fn run(kubeconfig: Option<PathBuf>, node: String, news: mpsc::Sender<News>, seed: u64) {
     let client = loop {
         match client(kubeconfig.as_deref()).await {
             Ok(client) => break client,
@@ -93,7 +94,8 @@ pub async fn run(kubeconfig: Option<PathBuf>, news: mpsc::Sender<News>, seed: u6
         }
     };
     let services = watch::<SlimService>(&client, Kind::Service, project::service, seed);
-    let slices = watch::<SlimSlice>(&client, Kind::EndpointSlice, project::endpoint_slice, seed ^ 1);
+    let of_slice = move |slice| project::endpoint_slice(slice, &node);
+    let slices = watch::<SlimSlice>(&client, Kind::EndpointSlice, of_slice, seed ^ 1);
     let mut both = stream::select(services.boxed(), slices.boxed());
     while let Some(item) = both.next().await {
         if news.send(item).await.is_err() {
@@ -120,26 +122,24 @@ async fn client(kubeconfig: Option<&Path>) -> Result<Client, ClientError> {
 fn watch<K>(
     client: &Client,
     kind: Kind,
-    project: fn(K) -> Option<Addresses>,
+    project: impl Fn(K) -> Option<Addresses> + Send + 'static,
     seed: u64,
-) -> impl Stream<Item = News> + Send + use<K>
+) -> impl Stream<Item = News> + Send
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
     let api = Api::<DeserializeGuard<K>>::all(client.clone());
     let config = watcher::Config::default().page_size(PAGE_SIZE);
-    watcher::watcher(api, config).backoff(Pauses::new(seed)).filter_map(move |event| async move {
-        match event {
-            Ok(Event::Init) => Some(News::ListBegin(kind)),
-            Ok(Event::InitDone) => Some(News::ListComplete(kind)),
-            Ok(Event::InitApply(object) | Event::Apply(object)) => Some(object_news(kind, object, project)),
-            Ok(Event::Delete(object)) => Some(News::Gone(kind, name_of(&object))),
-            Err(error) => Some(News::Failed(kind, chain(&error))),
-        }
+    watcher::watcher(api, config).backoff(Pauses::new(seed)).map(move |event| match event {
+        Ok(Event::Init) => News::ListBegin(kind),
+        Ok(Event::InitDone) => News::ListComplete(kind),
+        Ok(Event::InitApply(object) | Event::Apply(object)) => object_news(kind, object, &project),
+        Ok(Event::Delete(object)) => News::Gone(kind, name_of(&object)),
+        Err(error) => News::Failed(kind, chain(&error)),
     })
 }
 
-fn object_news<K>(kind: Kind, object: DeserializeGuard<K>, project: fn(K) -> Option<Addresses>) -> News
+fn object_news<K>(kind: Kind, object: DeserializeGuard<K>, project: &impl Fn(K) -> Option<Addresses>) -> News
 where
     K: Resource<DynamicType = ()>,
 {

@@ -10,6 +10,7 @@ use clap::Parser;
 use clap::builder::BoolishValueParser;
 use probe_common::abi::HOT_LIMIT;
 
+use crate::kernel::PROXY_UID;
 use crate::resolve::ObjectName;
 
 /// Room for the destinations of a few hundred splits: 2.5 MiB of kernel memory per possible CPU.
@@ -74,6 +75,11 @@ pub struct Args {
     #[arg(long, env = "SPLITSECOND_COLD_CAPACITY", value_name = "COUNT", default_value = COLD_CAPACITY)]
     pub cold_capacity: String,
 
+    /// User that the mesh's proxies run as, 1 to 4294967295, as the node numbers it. What others in a pod with such a proxy
+    /// dial is not counted: it ends at that proxy. 4294967295 is nobody, for a cluster without a mesh.
+    #[arg(long, env = "SPLITSECOND_PROXY_UID", value_name = "UID", default_value_t = PROXY_UID.to_string())]
+    pub proxy_uid: String,
+
     /// What to log: error, warn, info, debug, trace, or directives such as info,probe_agent=debug.
     #[arg(long, env = "SPLITSECOND_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
@@ -131,6 +137,8 @@ pub struct Config {
     pub hot_capacity: u32,
     /// Other destinations.
     pub cold_capacity: u32,
+    /// The user that the mesh's proxies run as.
+    pub proxy_uid: u32,
     /// Filter directives for the log.
     pub log_level: String,
     /// How log lines look.
@@ -155,6 +163,7 @@ impl Args {
         let controllers = self.controllers(&mut fault);
         let hot_capacity = count("--hot-capacity", &self.hot_capacity, HOT_LIMIT, &mut fault);
         let cold_capacity = count("--cold-capacity", &self.cold_capacity, COLD_LIMIT, &mut fault);
+        let proxy_uid = count("--proxy-uid", &self.proxy_uid, u32::MAX, &mut fault);
         if let Err(error) = self.log_level.parse::<tracing_subscriber::EnvFilter>() {
             fault(format!("--log-level {:?}: {error}", self.log_level));
         }
@@ -180,6 +189,7 @@ impl Args {
             cgroup_root,
             hot_capacity,
             cold_capacity,
+            proxy_uid,
             log_level,
             log_format,
             once,
@@ -256,7 +266,7 @@ mod tests {
     #[test]
     fn the_defaults_are_sound() {
         let config = check(&[]).expect("sound");
-        assert_eq!((config.hot_capacity, config.cold_capacity), (2048, 65536));
+        assert_eq!((config.hot_capacity, config.cold_capacity, config.proxy_uid), (2048, 65536, 2102));
         assert_eq!(config.admin, "0.0.0.0:9910".parse().expect("an address"));
         let name = ObjectName { namespace: "splitsecond".into(), name: "splitsecond-controller".into() };
         assert_eq!(config.controllers, Controllers::Service { name, port: "9443".into() });
@@ -270,6 +280,7 @@ mod tests {
             "--controller=198.51.100.1:9443",
             "--hot-capacity=4097",
             "--cold-capacity=many",
+            "--proxy-uid=0",
             "--log-format=xml",
             "--log-level=a=b=c",
         ])
@@ -281,6 +292,7 @@ mod tests {
             "--controller",
             "--hot-capacity",
             "--cold-capacity",
+            "--proxy-uid",
             "--log-level",
             "--log-format",
         ];

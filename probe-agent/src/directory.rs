@@ -85,6 +85,7 @@ mod tests {
         let addresses = Addresses {
             service: mk_name(service),
             addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            local: Vec::new(),
             ports: vec![("ingest".into(), 9443), ("admin".into(), 8080)],
         };
         News::Object(Kind::EndpointSlice, mk_name(slice), addresses)

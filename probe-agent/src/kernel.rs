@@ -7,6 +7,7 @@
 //! its readers, when to read is decided by the shell. Dropping a [`Probe`] detaches everything; nothing is pinned.
 
 use std::{
+    net::IpAddr,
     os::fd::{AsFd as _, AsRawFd as _, RawFd},
     path::Path,
 };
@@ -16,7 +17,9 @@ use aya::{
     maps::{Array, HashMap, Map, MapData, PerCpuArray, PerCpuValues, RingBuf},
     programs::Program,
 };
-use probe_common::abi::{Cold, Control, DestinationKey, DestinationValue, Hot, Loss, Stamps, maps, programs};
+use probe_common::abi::{
+    Cold, Control, DestinationKey, DestinationValue, Hot, Loss, PROXY_SEEN_FOR_NS, Stamps, maps, programs,
+};
 
 mod btf;
 mod cgroup;
@@ -37,6 +40,10 @@ pub use ring::Events;
 /// and happens at most once per slot of 8 ms; needing a third copy means that the reader itself was held up twice.
 const COPIES: u32 = 8;
 
+/// The user that a mesh's proxies run as unless the agent is told otherwise: Linkerd's default, `proxy.uid` of its chart
+/// (<https://github.com/linkerd/linkerd2/blob/main/charts/linkerd-control-plane/values.yaml>).
+pub const PROXY_UID: u32 = 2102;
+
 /// What has to be known before loading: sizes cannot change afterwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -46,6 +53,8 @@ pub struct Settings {
     pub hot_capacity: u32,
     /// Destinations counted by one shared value each.
     pub cold_capacity: u32,
+    /// The user that a mesh's proxies run as; `u32::MAX`, which no process can be, for no mesh.
+    pub proxy_uid: u32,
 }
 
 /// The id (inode) of the cgroup2 root that this process sees: `explicit`, else the cgroup2 mount that
@@ -75,6 +84,8 @@ pub struct Probe {
     cold: Array<MapData, Cold>,
     stamps: Array<MapData, Stamps>,
     losses: PerCpuArray<MapData, [u64; Loss::COUNT]>,
+    proxy_spaces: HashMap<MapData, u64, u64>,
+    proxy_addresses: HashMap<MapData, [u8; 16], u64>,
     events: Option<RingBuf<MapData>>,
     exemption: Option<Exemption>,
     /// Of the maps that live as long as the probe, for [`Self::memory_bytes`].
@@ -181,6 +192,37 @@ impl Probe {
         }
     }
 
+    /// When a mesh's proxy was last seen to dial from the address, or to have taken a connection there ([`now_ns`]'s clock,
+    /// to about a second); `None` for never, or for too long ago to be remembered.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn proxy_seen_ns(&self, address: IpAddr) -> Result<Option<u64>, MapError> {
+        let address = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped(),
+            IpAddr::V6(address) => address,
+        };
+        match self.proxy_addresses.get(&address.octets(), 0).map_err(MapError::access(maps::PROXY_ADDRESSES)) {
+            Ok(seen_ns) => Ok(Some(seen_ns)),
+            Err(MapError::Unknown { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// In how many network namespaces a proxy was seen lately, so that what others dial there is not counted.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn proxy_spaces(&self) -> Result<usize, MapError> {
+        let now_ns = now_ns();
+        let mut spaces = 0;
+        for entry in self.proxy_spaces.iter() {
+            let (_, seen_ns) = entry.map_err(MapError::access(maps::PROXY_SPACES))?;
+            spaces += usize::from(now_ns.saturating_sub(seen_ns) < PROXY_SEEN_FOR_NS);
+        }
+        Ok(spaces)
+    }
+
     /// What the programs gave up or could not attribute: sums over CPUs, in the order of [`Loss::ALL`].
     ///
     /// # Errors
@@ -275,7 +317,9 @@ fn not_loaded() -> std::io::Error {
 /// The descriptors of the object's maps but the ring, which leaves with its [`Events`]. The others live in the probe.
 fn map_descriptors(ebpf: &Ebpf) -> Vec<(&'static str, RawFd)> {
     let descriptor = |name| match ebpf.map(name)? {
-        Map::Array(map) | Map::HashMap(map) | Map::PerCpuArray(map) => Some((name, map.fd().as_fd().as_raw_fd())),
+        Map::Array(map) | Map::HashMap(map) | Map::LruHashMap(map) | Map::PerCpuArray(map) => {
+            Some((name, map.fd().as_fd().as_raw_fd()))
+        }
         _ => None,
     };
     maps::ALL.into_iter().filter_map(descriptor).collect()

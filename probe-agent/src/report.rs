@@ -8,10 +8,11 @@
 //! failures are kept as they are and make a report due at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
 use probe_common::wire::{
-    AgentFrame, CheckResult, CheckResults, Destination, EncodeError, Frame as _, Hello, REPORT_ROWS_LIMIT, Report, Row,
-    Total, Totals,
+    AgentFrame, CheckResult, CheckResults, Destination, EncodeError, Frame as _, Hello, MESHED_LIMIT, Meshed,
+    REPORT_ROWS_LIMIT, Report, Row, Total, Totals,
 };
 
 /// Rows that wait for a stream that takes none, at most. A read of every destination of the largest node fits (4,096);
@@ -25,13 +26,14 @@ pub const RESULTS_LIMIT: usize = 1000;
 #[derive(Debug, Default)]
 pub struct Reporter {
     hello: Option<Hello>,
+    meshed: Option<Vec<IpAddr>>,
     results: VecDeque<CheckResult>,
     totals: Option<VecDeque<Total>>,
     rows: VecDeque<Row>,
     /// Number of the first of `rows` since the stream began.
     first_row: u64,
-    /// The number of the row that takes in further rows of a destination.
-    mergeable: BTreeMap<Destination, u64>,
+    /// The number of the row that takes in further rows of a destination, self-hops apart.
+    mergeable: BTreeMap<(Destination, bool), u64>,
     seq: u64,
     now_ns: u64,
     blind: Option<String>,
@@ -66,6 +68,13 @@ impl Reporter {
         self.totals.get_or_insert_default().extend(totals);
         self.now_ns = now_ns;
         self.is_live = true;
+    }
+
+    /// Which endpoints on this node are meshed, in place of what was said before. Goes out before history that waits, so
+    /// that nobody judges by it what is a proxy's.
+    pub fn push_meshed(&mut self, endpoints: &[IpAddr], now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        self.meshed = Some(endpoints.iter().take(MESHED_LIMIT).copied().collect());
     }
 
     /// Takes the rows of a read and says how many older ones had to go.
@@ -135,6 +144,7 @@ impl Reporter {
     #[must_use]
     pub fn is_due(&self) -> bool {
         self.hello.is_some()
+            || self.meshed.is_some()
             || !self.results.is_empty()
             || self.totals.is_some()
             || self.is_urgent
@@ -146,6 +156,9 @@ impl Reporter {
     pub fn next_frame(&mut self) -> Option<Vec<u8>> {
         if let Some(hello) = self.hello.take() {
             return AgentFrame::Hello(hello).encode().ok();
+        }
+        if let Some(endpoints) = self.meshed.take() {
+            return AgentFrame::Meshed(Meshed { now_ns: self.now_ns, endpoints }).encode().ok();
         }
         if !self.results.is_empty() {
             return self.next_results();
@@ -159,26 +172,26 @@ impl Reporter {
     fn push_row(&mut self, row: &Row) {
         let has_failures = row.failed() > 0 || row.reset > 0;
         if has_failures {
-            self.mergeable.remove(&row.to);
+            self.mergeable.remove(&place(row));
             self.is_urgent = true;
-        } else if let Some(earlier) = self.mergeable_row(row.to) {
+        } else if let Some(earlier) = self.mergeable_row(row) {
             merge(earlier, row);
             return;
         } else {
-            self.mergeable.insert(row.to, self.first_row + self.rows.len() as u64);
+            self.mergeable.insert(place(row), self.first_row + self.rows.len() as u64);
         }
         self.rows.push_back(row.clone());
     }
 
-    fn mergeable_row(&mut self, to: Destination) -> Option<&mut Row> {
-        let position = self.mergeable.get(&to)?.checked_sub(self.first_row)?;
+    fn mergeable_row(&mut self, row: &Row) -> Option<&mut Row> {
+        let position = self.mergeable.get(&place(row))?.checked_sub(self.first_row)?;
         self.rows.get_mut(usize::try_from(position).ok()?)
     }
 
     fn drop_oldest(&mut self) {
         if let Some(row) = self.rows.pop_front() {
-            if self.mergeable.get(&row.to) == Some(&self.first_row) {
-                self.mergeable.remove(&row.to);
+            if self.mergeable.get(&place(&row)) == Some(&self.first_row) {
+                self.mergeable.remove(&place(&row));
             }
             self.first_row += 1;
         }
@@ -245,6 +258,11 @@ fn encode_most<T: Clone>(items: &mut VecDeque<T>, frame: impl Fn(Vec<T>) -> Agen
             }
         }
     }
+}
+
+/// What a row is of.
+const fn place(row: &Row) -> (Destination, bool) {
+    (row.to, row.self_hop)
 }
 
 /// Adds a later row without failures to an earlier one.
@@ -375,6 +393,43 @@ mod tests {
         let reports = reports(&mut reporter);
         let last = Row { from_ns: 12, ..mk_row(1, 14, 4, 0) };
         assert_eq!(reports[0].rows, [rows[0].clone(), rows[1].clone(), rows[2].clone(), last]);
+    }
+
+    #[test]
+    fn self_hops_are_not_merged_with_what_others_saw() {
+        let mut reporter = mk_live();
+        let self_hop = |to_ns| Row { self_hop: true, ..mk_row(1, to_ns, 1, 0) };
+        for to_ns in [10, 11] {
+            reporter.push_rows(&[mk_row(1, to_ns, 3, 0), self_hop(to_ns)], to_ns);
+        }
+        reporter.flush(12);
+        let rows = reports(&mut reporter).remove(0).rows;
+        let expected = [
+            Row { from_ns: 9, ..mk_row(1, 11, 6, 0) },
+            Row { from_ns: 9, established: 2, attempts: 2, ..self_hop(11) },
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn meshed_endpoints_are_told_before_history_and_the_last_word_counts() {
+        let mut reporter = Reporter::default();
+        let hello = Hello { node: "n1".into(), incarnation: 1, version: String::new(), now_ns: 5, blind: None };
+        reporter.begin(hello.clone());
+        reporter.push_meshed(&[], 6);
+        reporter.push_meshed(&[to(1).ip()], 7);
+        reporter.push_totals([], 8);
+        let expected = [
+            AgentFrame::Hello(hello),
+            AgentFrame::Meshed(Meshed { now_ns: 8, endpoints: vec![to(1).ip()] }),
+            AgentFrame::Totals(Totals { now_ns: 8, complete: true, rows: vec![] }),
+        ];
+        assert_eq!(frames(&mut reporter), expected);
+        assert!(!reporter.is_due());
+        let many: Vec<IpAddr> = (0..2000u32).map(|n| IpAddr::from((n + 0x2001_0db8).to_be_bytes())).collect();
+        reporter.push_meshed(&many, 9);
+        let told = frames(&mut reporter);
+        assert!(matches!(&told[..], [AgentFrame::Meshed(meshed)] if meshed.endpoints == many[..MESHED_LIMIT]));
     }
 
     #[test]

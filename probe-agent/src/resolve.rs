@@ -1,8 +1,9 @@
 //! Address and port to destination, to the Services it serves, and to how closely it is counted. Pure.
 //!
 //! In: Services and EndpointSlices as plain values from the API, splits as the controllers' streams tell them. Out:
-//! which destinations are to be counted in which tier (as changes since the last question), and the Services behind an
-//! address. It neither touches a map nor knows whether a destination is well.
+//! which destinations are to be counted in which tier (as changes since the last question), those of endpoints on this
+//! node for self-hops too; which endpoints this node has; and the Services behind an address. It neither touches a map nor
+//! knows whether a destination is well or meshed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -52,8 +53,20 @@ pub struct Addresses {
     pub service: ObjectName,
     /// Cluster addresses or endpoints.
     pub addresses: Vec<IpAddr>,
+    /// Of those, the endpoints on this agent's own node.
+    pub local: Vec<IpAddr>,
     /// TCP ports, with their names.
     pub ports: Vec<(String, u16)>,
+}
+
+/// Something that is counted apart: the attempts of all clients to a destination, or only those that a mesh's proxy makes
+/// from the destination's own address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counted {
+    /// Where the attempts go to.
+    pub to: SocketAddr,
+    /// Whether they are the proxy's.
+    pub self_hop: bool,
 }
 
 /// How a destination is to be counted.
@@ -80,9 +93,14 @@ pub struct Resolver {
     streams: BTreeMap<SocketAddr, StreamSplits>,
     /// Smallest lateness in slots that any stream asks for.
     hot: BTreeMap<SocketAddr, u32>,
+    /// Endpoints on this node, each with how many objects place it here.
+    local: BTreeMap<IpAddr, u32>,
+    /// Destinations whose self-hops were wanted when that was last told.
+    self_hops: BTreeSet<SocketAddr>,
     touched: BTreeSet<SocketAddr>,
     touched_by_splits: BTreeSet<SocketAddr>,
     revision: u64,
+    local_revision: u64,
 }
 
 /// The Services that objects name for a destination; nearly always one.
@@ -97,6 +115,7 @@ enum Serving {
 struct Named {
     service: Arc<ObjectName>,
     destinations: Vec<SocketAddr>,
+    local: Vec<IpAddr>,
 }
 
 /// The splits that one controller told.
@@ -107,6 +126,12 @@ struct StreamSplits {
     retold: Option<BTreeSet<ObjectName>>,
     /// Whether a full set was complete once.
     is_complete: bool,
+}
+
+impl From<SocketAddr> for Counted {
+    fn from(to: SocketAddr) -> Self {
+        Self { to, self_hop: false }
+    }
 }
 
 impl Resolver {
@@ -133,10 +158,13 @@ impl Resolver {
             listed.insert(name.clone());
         }
         let destinations = destinations_of(addresses);
+        let local: BTreeSet<IpAddr> = addresses.local.iter().map(IpAddr::to_canonical).collect();
+        let local: Vec<IpAddr> = local.into_iter().collect();
         let key = (kind, name.clone());
         if let Some(known) = self.objects.get(&key)
             && *known.service == addresses.service
             && known.destinations == destinations
+            && known.local == local
         {
             return;
         }
@@ -152,7 +180,11 @@ impl Resolver {
             self.touched.insert(to);
         }
         if !destinations.is_empty() {
-            self.objects.insert(key, Named { service, destinations });
+            for &address in &local {
+                *self.local.entry(address).or_default() += 1;
+                self.touch_local(address);
+            }
+            self.objects.insert(key, Named { service, destinations, local });
         }
     }
 
@@ -210,14 +242,32 @@ impl Resolver {
     }
 
     /// Destinations whose wish may have changed, with what is wanted now, each change once: those of splits all at once,
-    /// of the others no more than `limit`.
-    pub fn take_changes(&mut self, limit: usize) -> Vec<(SocketAddr, Wanted)> {
-        let mut changed = std::mem::take(&mut self.touched_by_splits);
+    /// of the others no more than `limit`. Self-hops of a destination follow it, if they are or were wanted.
+    pub fn take_changes(&mut self, limit: usize) -> Vec<(Counted, Wanted)> {
+        let mut touched = std::mem::take(&mut self.touched_by_splits);
         for _ in 0..limit {
             let Some(to) = self.touched.pop_first() else { break };
-            changed.insert(to);
+            touched.insert(to);
         }
-        changed.into_iter().map(|to| (to, self.wanted(to))).collect()
+        let mut changes = Vec::with_capacity(touched.len());
+        for to in touched {
+            let mut take = |self_hop| {
+                let counted = Counted { to, self_hop };
+                changes.push((counted, self.wanted(counted)));
+            };
+            take(false);
+            let had_self_hops = self.self_hops.contains(&to);
+            let has_self_hops = self.has_self_hops(to);
+            if had_self_hops || has_self_hops {
+                take(true);
+            }
+            if has_self_hops {
+                self.self_hops.insert(to);
+            } else {
+                self.self_hops.remove(&to);
+            }
+        }
+        changes
     }
 
     /// Whether [`take_changes`](Self::take_changes) has more.
@@ -226,13 +276,26 @@ impl Resolver {
         !self.touched.is_empty() || !self.touched_by_splits.is_empty()
     }
 
-    /// How a destination is to be counted.
+    /// The endpoints on this node, in order.
+    pub fn local_endpoints(&self) -> impl Iterator<Item = IpAddr> {
+        self.local.keys().copied()
+    }
+
+    /// Rises whenever an endpoint turns up on this node, or leaves it.
     #[must_use]
-    pub fn wanted(&self, to: SocketAddr) -> Wanted {
+    pub const fn local_revision(&self) -> u64 {
+        self.local_revision
+    }
+
+    /// How a destination is to be counted. Self-hops are of interest only where they are evidence: those of destinations
+    /// of splits.
+    #[must_use]
+    pub fn wanted(&self, Counted { to, self_hop }: Counted) -> Wanted {
         match self.hot.get(&to) {
-            Some(&late_slots) => Wanted::Hot { late_slots },
-            None if self.services.contains_key(&key_of(to)) => Wanted::Cold,
-            None => Wanted::Nothing,
+            Some(&late_slots) if !self_hop || self.has_self_hops(to) => Wanted::Hot { late_slots },
+            _ if self_hop => Wanted::Nothing,
+            _ if self.services.contains_key(&key_of(to)) => Wanted::Cold,
+            _ => Wanted::Nothing,
         }
     }
 
@@ -285,6 +348,26 @@ impl Resolver {
             }
             self.touched.insert(to);
         }
+        for address in named.local {
+            if let Some(objects) = self.local.get_mut(&address) {
+                *objects -= 1;
+                if *objects == 0 {
+                    self.local.remove(&address);
+                }
+            }
+            self.touch_local(address);
+        }
+    }
+
+    /// An endpoint came to this node or went, so that self-hops of its ports may or may no longer be wanted.
+    fn touch_local(&mut self, address: IpAddr) {
+        self.local_revision += 1;
+        let ports = SocketAddr::new(address, 0)..=SocketAddr::new(address, u16::MAX);
+        self.touched_by_splits.extend(self.hot.range(ports).map(|(&to, _)| to));
+    }
+
+    fn has_self_hops(&self, to: SocketAddr) -> bool {
+        self.hot.contains_key(&to) && self.local.contains_key(&to.ip())
     }
 
     /// Recomputes the wish for every destination that these splits name.
@@ -363,14 +446,16 @@ fn canonical(to: SocketAddr) -> SocketAddr {
     SocketAddr::new(to.ip().to_canonical(), to.port())
 }
 
-/// A destination as the kernel keys it.
+/// What is counted, as the kernel keys it.
 #[must_use]
-pub fn key_of(to: SocketAddr) -> abi::DestinationKey {
+pub fn key_of(counted: impl Into<Counted>) -> abi::DestinationKey {
+    let Counted { to, self_hop } = counted.into();
+    let kind = if self_hop { abi::DestinationKey::SELF_HOP } else { abi::DestinationKey::ORDINARY };
     let address = match to.ip() {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
-    abi::DestinationKey { address: address.octets(), port: to.port(), protocol: IPPROTO_TCP, padding: 0 }
+    abi::DestinationKey { address: address.octets(), port: to.port(), protocol: IPPROTO_TCP, kind }
 }
 
 /// The address behind a key.
@@ -399,6 +484,7 @@ mod tests {
         Addresses {
             service: mk_name(service),
             addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
+            local: Vec::new(),
             ports: ports.iter().map(|&port| (String::new(), port)).collect(),
         }
     }
@@ -434,7 +520,7 @@ mod tests {
 
     #[track_caller]
     fn check_some(resolver: &mut Resolver, limit: usize, expected: &[(&str, Wanted)]) {
-        let expected: Vec<_> = expected.iter().map(|&(to, wanted)| (mk_to(to), wanted)).collect();
+        let expected: Vec<_> = expected.iter().map(|&(to, wanted)| (Counted::from(mk_to(to)), wanted)).collect();
         assert_eq!(resolver.take_changes(limit), expected);
     }
 
@@ -555,11 +641,62 @@ mod tests {
         assert!(!resolver.has_changes());
     }
 
+    /// The self-hops among the next changes.
+    fn self_hops(resolver: &mut Resolver) -> Vec<(SocketAddr, Wanted)> {
+        let changes = resolver.take_changes(100).into_iter();
+        changes.filter(|(counted, _)| counted.self_hop).map(|(counted, wanted)| (counted.to, wanted)).collect()
+    }
+
+    #[test]
+    fn self_hops_are_wanted_of_destinations_of_splits_on_this_node() {
+        let mut resolver = Resolver::default();
+        let here =
+            Addresses { local: vec![mk_to(ONE).ip()], ..mk_addresses("a", &["198.18.0.1", "198.18.0.2"], &[80]) };
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &here);
+        assert_eq!(self_hops(&mut resolver), [], "no split names it");
+        resolver.on_split(controllers().0, mk_split("a", &[(ONE, 25), (TWO, 25)]));
+        assert_eq!(self_hops(&mut resolver), [(mk_to(ONE), HOT)]);
+        resolver.touch_all();
+        assert_eq!(self_hops(&mut resolver), [(mk_to(ONE), HOT)], "for a probe that was just loaded");
+        resolver.on_split(controllers().0, mk_split("a", &[(ONE, 10)]));
+        assert_eq!(self_hops(&mut resolver), [(mk_to(ONE), Wanted::Hot { late_slots: 3 })]);
+        resolver.on_split_gone(controllers().0, SplitGone { namespace: "shop".into(), name: "a".into() });
+        assert_eq!(self_hops(&mut resolver), [(mk_to(ONE), Wanted::Nothing)]);
+        resolver.touch_all();
+        assert_eq!(self_hops(&mut resolver), []);
+    }
+
+    #[test]
+    fn an_endpoint_is_here_as_long_as_any_slice_places_it_here() {
+        let mut resolver = Resolver::default();
+        resolver.on_split(controllers().0, mk_split("a", &[("198.18.0.1:90", 25)]));
+        resolver.take_changes(100);
+        let here = |service, port| Addresses {
+            local: vec!["::ffff:198.18.0.1".parse().expect("an address")],
+            ..mk_addresses(service, &["198.18.0.1"], &[port])
+        };
+        let before = resolver.local_revision();
+        resolver.on_object(Kind::EndpointSlice, &mk_name("a-x"), &here("a", 80));
+        assert_eq!(self_hops(&mut resolver), [(mk_to("198.18.0.1:90"), HOT)], "a port that the slice does not name");
+        assert_ne!(resolver.local_revision(), before);
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &here("b", 81));
+        resolver.on_gone(Kind::EndpointSlice, mk_name("a-x"));
+        assert_eq!(resolver.local_endpoints().collect::<Vec<_>>(), [mk_to(ONE).ip()]);
+        let known = resolver.local_revision();
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &here("b", 81));
+        assert_eq!(resolver.local_revision(), known, "nothing new");
+        let moved = mk_addresses("b", &["198.18.0.1"], &[81]);
+        resolver.on_object(Kind::EndpointSlice, &mk_name("b-x"), &moved);
+        assert_eq!(resolver.local_endpoints().count(), 0);
+        assert_eq!(self_hops(&mut resolver), [(mk_to("198.18.0.1:90"), Wanted::Nothing)]);
+    }
+
     #[test]
     fn the_kernel_keys_both_families_alike() {
         let key = key_of(mk_to(ONE));
         assert_eq!(key.address[10..], [0xff, 0xff, 198, 18, 0, 1]);
-        assert_eq!((key.port, key.protocol, key.padding), (80, 6, 0));
+        assert_eq!((key.port, key.protocol, key.kind), (80, 6, 0));
+        assert_eq!(key_of(Counted { to: mk_to(ONE), self_hop: true }), abi::DestinationKey { kind: 1, ..key });
         assert_eq!(key_of(mk_to("[2001:db8::1]:80")).address[..4], [0x20, 0x01, 0x0d, 0xb8]);
         for text in [ONE, "[2001:db8::1]:80"] {
             assert_eq!(address_of(&key_of(mk_to(text))), mk_to(text));

@@ -10,7 +10,7 @@ mod world;
 
 use std::time::Duration;
 
-use probe_agent::kernel::{MapError, Probe, Settings, now_ns};
+use probe_agent::kernel::{MapError, PROXY_UID, Probe, Settings, now_ns};
 use probe_common::{
     abi::{DestinationValue, FirstFailure, Loss, SLOT_SHIFT, cell_count, late_slots_for, slot_of, start_of},
     cause::FailureCause,
@@ -47,7 +47,7 @@ fn a_loading_process_of_the_other_tests() {
         return;
     }
     let began_ns = now_ns();
-    match Probe::load(&Settings { node_cgroup: 1, hot_capacity: 256, cold_capacity: 4096 }) {
+    match Probe::load(&Settings { node_cgroup: 1, hot_capacity: 256, cold_capacity: 4096, proxy_uid: PROXY_UID }) {
         Ok(probe) => {
             let took_ms = (now_ns() - began_ns) / 1_000_000;
             println!("\n@ loaded in {took_ms} ms, {} KiB in the kernel", probe.memory_bytes().expect("is told") / 1024);
@@ -330,7 +330,7 @@ fn the_agents_own_socket_is_not_counted() {
     let to = listener.local_addr().expect("has an address");
     // This process is no client of a world: here the node is the whole machine, and the socket is in scope.
     let node_cgroup = probe_agent::kernel::node_cgroup(None).expect("has cgroup2");
-    let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 0 };
+    let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 0, proxy_uid: PROXY_UID };
     let mut counter = Counter { probe: Probe::load(&settings).expect("loads") };
     counter.count(0, "127.0.0.1", to.port());
     let mut exemption = counter.probe.take_exemption().expect("is there");

@@ -18,6 +18,18 @@
 //! So `late so far = outstanding late now + all the *_late counters`, a number that never falls, and
 //! `attempts = established + failed + cancelled + late so far + outstanding young`.
 
+//! # Meshed pods
+//!
+//! A mesh redirects what an application dials, and what dials the application, to a proxy in the application's own pod.
+//! The proxy is known by its user ([`constants::PROXY_UID`]), a meshed pod by its proxy having been seen at work:
+//!
+//! - the application's own connects end at its proxy and say nothing of whom it dialled: an attempt of another user, in a
+//!   network namespace where a proxy was seen within [`PROXY_SEEN_FOR_NS`], is not counted, nor is its flow;
+//! - the proxy's connects count as any client's;
+//! - but a connect of the proxy from an address to that same address asks the application behind it, and is counted apart,
+//!   under [`DestinationKey::SELF_HOP`]; such a connect of any other user is not counted at all. Loopback addresses are
+//!   no endpoint's and are left out of this rule.
+
 use crate::cause::FailureCause;
 
 /// Names of programs in the object.
@@ -52,8 +64,25 @@ pub mod maps {
     pub const LOSSES: &str = "LOSSES";
     /// SK_STORAGE of [`super::Attempt`].
     pub const ATTEMPTS: &str = "ATTEMPTS";
+    /// LRU_HASH `u64` cookie of a network namespace to `u64` ktime: where a mesh's proxy was last seen at work.
+    pub const PROXY_SPACES: &str = "PROXY_SPACES";
+    /// LRU_HASH `[u8; 16]` address (as [`super::DestinationKey::address`]) to `u64` ktime: from which, or at which, a mesh's
+    /// proxy was last seen at work. Never a loopback address.
+    pub const PROXY_ADDRESSES: &str = "PROXY_ADDRESSES";
     /// All of them.
-    pub const ALL: [&str; 9] = [DESTINATIONS, GENERATIONS, CONTROL, HOT, COLD, STAMPS, EVENTS, LOSSES, ATTEMPTS];
+    pub const ALL: [&str; 11] = [
+        DESTINATIONS,
+        GENERATIONS,
+        CONTROL,
+        HOT,
+        COLD,
+        STAMPS,
+        EVENTS,
+        LOSSES,
+        ATTEMPTS,
+        PROXY_SPACES,
+        PROXY_ADDRESSES,
+    ];
 }
 
 /// Names of the constants that user space sets before loading (`.rodata`).
@@ -65,6 +94,8 @@ pub mod constants {
     pub const HOT_CAPACITY: &str = "HOT_CAPACITY";
     /// `u32`: how many values of [`super::maps::COLD`] this load has.
     pub const COLD_CAPACITY: &str = "COLD_CAPACITY";
+    /// `u32`: the user that a mesh's proxies run as, as the initial user namespace numbers it.
+    pub const PROXY_UID: &str = "PROXY_UID";
 }
 
 /// Where the programs find what they read in the running kernel's structures.
@@ -90,12 +121,15 @@ pub mod members {
     }
 
     /// All of them.
-    pub const ALL: [Member; 16] = [
+    pub const ALL: [Member; 19] = [
         member("O_SOCK_FAMILY", "sock", "__sk_common.skc_family", 2),
         member("O_SOCK_STATE", "sock", "__sk_common.skc_state", 1),
         member("O_SOCK_PORT", "sock", "__sk_common.skc_dport", 2),
         member("O_SOCK_ADDRESS4", "sock", "__sk_common.skc_daddr", 4),
         member("O_SOCK_ADDRESS6", "sock", "__sk_common.skc_v6_daddr", 16),
+        member("O_SOCK_SOURCE4", "sock", "__sk_common.skc_rcv_saddr", 4),
+        member("O_SOCK_SOURCE6", "sock", "__sk_common.skc_v6_rcv_saddr", 16),
+        member("O_SOCK_UID", "sock", "sk_uid", 4),
         member("O_SOCK_NET", "sock", "__sk_common.skc_net.net", 8),
         member("O_SOCK_PROTOCOL", "sock", "sk_protocol", 2),
         member("O_SOCK_ERROR", "sock", "sk_err", 4),
@@ -112,6 +146,20 @@ pub mod members {
 
 /// The most destinations of splits that one node counts per CPU and by age (design: 4,096).
 pub const HOT_LIMIT: u32 = 4096;
+
+/// The most network namespaces with a mesh's proxy that are remembered: forty times the pods that Kubernetes puts on a
+/// node by default (<https://kubernetes.io/docs/setup/best-practices/cluster-large/>). Beyond it the one that was silent
+/// longest is forgotten, and is known again with its proxy's next connection.
+pub const PROXY_SPACES_LIMIT: u32 = 4096;
+
+/// The most addresses with a mesh's proxy that are remembered; as [`PROXY_SPACES_LIMIT`].
+pub const PROXY_ADDRESSES_LIMIT: u32 = 4096;
+
+/// How old a sighting of a proxy becomes before the kernel writes it anew: a look, but no write, for every connection.
+pub const PROXY_RENEWED_NS: u64 = 1_000_000_000;
+
+/// How long a network namespace counts as a mesh's after its proxy was last seen at work: 10 minutes, as the wire says.
+pub const PROXY_SEEN_FOR_NS: u64 = 600_000_000_000;
 
 /// How long an index rests before it may get another generation: a socket may wait in SYN_SENT for 127 s at the
 /// kernel's default `tcp_syn_retries` of 6 (<https://docs.kernel.org/networking/ip-sysctl.html>), and 180 s leaves room.
@@ -227,8 +275,15 @@ pub struct DestinationKey {
     pub port: u16,
     /// IPPROTO_TCP is the only one today.
     pub protocol: u8,
-    /// Zero: a hash compares every byte.
-    pub padding: u8,
+    /// Whose attempts: [`Self::ORDINARY`] or [`Self::SELF_HOP`].
+    pub kind: u8,
+}
+
+impl DestinationKey {
+    /// Attempts of any client.
+    pub const ORDINARY: u8 = 0;
+    /// Attempts of a mesh's proxy from the very address that it dials: its hop to the application that it stands before.
+    pub const SELF_HOP: u8 = 1;
 }
 
 /// Where a destination is counted.

@@ -5,14 +5,14 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use probe_common::{
-    abi::{Attempt, AttemptState, DestinationValue, Loss},
+    abi::{Attempt, AttemptState, DestinationKey, DestinationValue, Loss},
     cause::FailureCause,
 };
 
 use crate::{
     atomic, count,
     maps::{DESTINATIONS, lose},
-    scope,
+    mesh, scope,
     socket::{Socket, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_SYN_RECV},
 };
 
@@ -37,6 +37,9 @@ pub(crate) enum Outcome {
 /// The socket goes to SYN_SENT.
 #[inline(always)]
 pub(crate) fn on_start(socket: Socket) {
+    if socket.is_proxys() {
+        mesh::on_proxy(socket);
+    }
     let Some(destination) = counted_destination(socket) else { return };
     let Some(attempt) = socket.attempt_or_new() else {
         lose(Loss::NoStorage);
@@ -146,13 +149,22 @@ pub(crate) fn on_flow_end(socket: Socket, new: i32) {
     }
 }
 
-/// The entry of the socket's destination, if it is counted and the socket is this node's.
+/// The entry of the socket's destination, if attempts of this kind to it are counted and the socket is this node's. What
+/// is a matter between an application and its own proxy, or between a process and itself, is nobody's evidence.
 #[inline(always)]
 fn counted_destination(socket: Socket) -> Option<DestinationValue> {
-    let key = socket.destination()?;
+    let mut key = socket.destination()?;
+    let is_proxys = socket.is_proxys();
+    if is_proxys && socket.is_to_itself() {
+        key.0.kind = DestinationKey::SELF_HOP;
+    }
     // SAFETY: the map is not preallocated, so that an entry is not reused before the program has ended.
     let destination = *unsafe { DESTINATIONS.get(&key.0) }?;
-    if scope::is_ours(socket) { Some(destination) } else { None }
+    if !scope::is_ours(socket) {
+        return None;
+    }
+    let is_nobodys = !is_proxys && (socket.is_to_itself() || mesh::is_behind_proxy(socket));
+    if is_nobodys { None } else { Some(destination) }
 }
 
 /// Moves the attempt's state on; false when someone else did, or when it is not in `from`.

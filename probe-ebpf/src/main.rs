@@ -13,22 +13,25 @@ mod atomic;
 mod connect;
 mod count;
 mod maps;
+mod mesh;
 mod offsets;
 mod scope;
 mod socket;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 
-use crate::socket::{Socket, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_SENT};
+use crate::socket::{Socket, TCP_CLOSE, TCP_ESTABLISHED, TCP_SYN_RECV, TCP_SYN_SENT};
 
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`
 /// (<https://github.com/torvalds/linux/blob/v6.12/include/trace/events/sock.h>), before the new state is stored.
 ///
-/// Eight of ten transitions of a connection are none of ours: they leave after two comparisons.
+/// Seven of ten transitions of a connection are none of ours: they leave after a few comparisons. One more is of interest
+/// only where it is a mesh's proxy's: the begin of a connection that was accepted.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
     let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
-    if new != TCP_SYN_SENT && old != TCP_SYN_SENT && old != TCP_ESTABLISHED {
+    let is_accepted = old == TCP_SYN_RECV && new == TCP_ESTABLISHED;
+    if new != TCP_SYN_SENT && old != TCP_SYN_SENT && old != TCP_ESTABLISHED && !is_accepted {
         return 0;
     }
     let socket = Socket::new(ctx.arg(0));
@@ -39,6 +42,10 @@ pub(crate) fn inet_sock_set_state(ctx: BtfTracePointContext) -> i32 {
         connect::on_start(socket);
     } else if old == TCP_SYN_SENT {
         connect::on_end(socket, new);
+    } else if is_accepted {
+        if socket.is_proxys() {
+            mesh::on_proxy(socket);
+        }
     } else {
         connect::on_flow_end(socket, new);
     }

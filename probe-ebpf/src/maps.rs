@@ -5,9 +5,12 @@ use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
-use probe_common::abi::{Attempt, Cold, Control, DestinationKey, DestinationValue, Hot, Loss, Stamps};
+use probe_common::abi::{
+    Attempt, Cold, Control, DestinationKey, DestinationValue, Hot, Loss, PROXY_ADDRESSES_LIMIT, PROXY_SPACES_LIMIT,
+    Stamps,
+};
 
 use crate::atomic;
 
@@ -42,6 +45,13 @@ pub(crate) static LOSSES: PerCpuArray<[u64; Loss::COUNT]> = PerCpuArray::with_ma
 /// Freed with its socket: nothing leaks, nothing fills, and a reused address meets no old entry.
 #[btf_map]
 pub(crate) static ATTEMPTS: SkStorage<Attempt> = SkStorage::new();
+
+/// Forgets by itself what was not asked for: nothing tells the programs that a namespace is gone.
+#[map]
+pub(crate) static PROXY_SPACES: LruHashMap<u64, u64> = LruHashMap::with_max_entries(PROXY_SPACES_LIMIT, 0);
+
+#[map]
+pub(crate) static PROXY_ADDRESSES: LruHashMap<[u8; 16], u64> = LruHashMap::with_max_entries(PROXY_ADDRESSES_LIMIT, 0);
 
 /// Counts what could not be counted. Out of line: rare, and it keeps the paths that call it short.
 #[inline(never)]

@@ -64,6 +64,9 @@ members! {
     O_SOCK_PORT: u16,
     O_SOCK_ADDRESS4: u32,
     O_SOCK_ADDRESS6: u32,
+    O_SOCK_SOURCE4: u32,
+    O_SOCK_SOURCE6: u32,
+    O_SOCK_UID: u32,
     O_SOCK_NET: Kernel,
     O_SOCK_PROTOCOL: u16,
     O_SOCK_ERROR: i32,
@@ -98,3 +101,6 @@ pub(crate) static HOT_CAPACITY: Constant<u32> = Constant(0);
 
 #[unsafe(no_mangle)]
 pub(crate) static COLD_CAPACITY: Constant<u32> = Constant(0);
+
+#[unsafe(no_mangle)]
+pub(crate) static PROXY_UID: Constant<u32> = Constant(0);

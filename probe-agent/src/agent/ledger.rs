@@ -15,7 +15,7 @@ use probe_common::wire::{First, Row, Total};
 use super::cold::ColdSum;
 use crate::index::{IndexTable, Place, Tier};
 use crate::kernel::{MapError, Probe};
-use crate::resolve::{Wanted, key_of};
+use crate::resolve::{Counted, Wanted, key_of};
 use crate::tally::{Counts, LATE_SLOTS_LIMIT, Snapshot, Tally};
 
 /// A destination that fails after so long without a failure is news: the drill and the operator read when it began.
@@ -71,7 +71,7 @@ pub(super) struct Ledger<C> {
     /// By the kernel's key, which is smaller than a socket address: there are 50,000 of them.
     placed: BTreeMap<DestinationKey, Placed>,
     /// Wishes that found no room.
-    waiting: BTreeMap<SocketAddr, Wanted>,
+    waiting: BTreeMap<Counted, Wanted>,
     /// By index; one whose destination went away stays until its index has a new owner, since ends still come in.
     hot: BTreeMap<u32, HotEntry>,
     /// Those with an attempt under way, and when that becomes late.
@@ -79,6 +79,7 @@ pub(super) struct Ledger<C> {
     swept: u32,
     cold: ColdSum,
     folded: Counts,
+    folded_self_hops: Counts,
     abandoned: u64,
     quiet_until_ns: u64,
     map_full: BTreeMap<Tier, u64>,
@@ -92,6 +93,7 @@ struct Placed {
 }
 
 struct HotEntry {
+    counted: Counted,
     tally: Tally,
     generation: u32,
     next_late_ns: Option<u64>,
@@ -123,6 +125,8 @@ pub(super) struct Pass {
 pub(super) struct Failing {
     /// Which.
     pub(super) to: SocketAddr,
+    /// Whether a mesh's proxy failed to reach the application that it stands before.
+    pub(super) self_hop: bool,
     /// Of the first failure.
     pub(super) cause: FailureCause,
     /// Of the first failure.
@@ -136,6 +140,8 @@ pub(super) struct Failing {
 pub(super) struct Sums {
     /// Destinations of splits.
     pub(super) hot: Counts,
+    /// Self-hops of endpoints on this node; in none of the others.
+    pub(super) self_hops: Counts,
     /// Attempts that were outstanding when their index got another owner: they have no end.
     pub(super) abandoned: u64,
     /// Every other destination.
@@ -147,6 +153,8 @@ pub(super) struct Sums {
 pub(super) struct HotView {
     /// Which.
     pub(super) to: SocketAddr,
+    /// Whether only its self-hops.
+    pub(super) self_hop: bool,
     /// Its index.
     pub(super) index: u32,
     /// After how many slots an attempt is late.
@@ -169,6 +177,7 @@ impl<C: Counters> Ledger<C> {
             swept: 0,
             cold: ColdSum::default(),
             folded: Counts::default(),
+            folded_self_hops: Counts::default(),
             abandoned: 0,
             quiet_until_ns: clock(),
             map_full: BTreeMap::new(),
@@ -185,16 +194,17 @@ impl<C: Counters> Ledger<C> {
     /// # Errors
     ///
     /// When a map cannot be written. The wishes from there on wait for [`retry`](Self::retry).
-    pub(super) fn apply(&mut self, wishes: Vec<(SocketAddr, Wanted)>) -> Result<Vec<SocketAddr>, MapError> {
+    pub(super) fn apply(&mut self, wishes: Vec<(Counted, Wanted)>) -> Result<Vec<SocketAddr>, MapError> {
         let mut gained = Vec::new();
         let mut wishes = wishes.into_iter();
-        while let Some((to, wanted)) = wishes.next() {
-            self.waiting.remove(&to);
-            match self.fulfil(to, wanted) {
-                Ok(true) => gained.push(to),
-                Ok(false) => {}
+        while let Some((counted, wanted)) = wishes.next() {
+            self.waiting.remove(&counted);
+            match self.fulfil(counted, wanted) {
+                // Self-hops have no history to tell.
+                Ok(true) if !counted.self_hop => gained.push(counted.to),
+                Ok(_) => {}
                 Err(error) => {
-                    self.waiting.insert(to, wanted);
+                    self.waiting.insert(counted, wanted);
                     self.waiting.extend(wishes);
                     return Err(error);
                 }
@@ -328,19 +338,20 @@ impl<C: Counters> Ledger<C> {
 
     /// Sums over everything counted since the probe was loaded.
     pub(super) fn sums(&self) -> Sums {
-        let mut hot = self.folded;
+        let (mut hot, mut self_hops) = (self.folded, self.folded_self_hops);
         for entry in self.hot.values() {
-            add(&mut hot, entry.tally.counts());
+            add(if entry.counted.self_hop { &mut self_hops } else { &mut hot }, entry.tally.counts());
         }
-        Sums { hot, abandoned: self.abandoned, cold: *self.cold.sums() }
+        Sums { hot, self_hops, abandoned: self.abandoned, cold: *self.cold.sums() }
     }
 
-    /// History of the hot destinations among `of`, or of all.
+    /// History of the hot destinations among `of`, or of all; self-hops are no part of it.
     pub(super) fn totals(&self, of: Option<&[SocketAddr]>) -> Vec<Total> {
         let now_ns = (self.clock)();
         let of: Option<BTreeSet<&SocketAddr>> = of.map(|of| of.iter().collect());
         let hot = self.placed.values().filter(|placed| placed.tier == Tier::Hot);
         let entries = hot.filter_map(|placed| self.hot.get(&placed.place.index));
+        let entries = entries.filter(|entry| !entry.counted.self_hop);
         let asked = entries.filter(|entry| of.as_ref().is_none_or(|of| of.contains(&entry.tally.to())));
         asked.map(|entry| entry.total(now_ns)).collect()
     }
@@ -351,13 +362,14 @@ impl<C: Counters> Ledger<C> {
         let view = |placed: &Placed| {
             let entry = self.hot.get(&placed.place.index)?;
             let (index, late_slots) = (placed.place.index, placed.late_slots);
-            Some(HotView { to: entry.tally.to(), index, late_slots, counts: *entry.tally.counts() })
+            let Counted { to, self_hop } = entry.counted;
+            Some(HotView { to, self_hop, index, late_slots, counts: *entry.tally.counts() })
         };
         placed.filter_map(view).collect()
     }
 
     /// Places, moves or removes one destination. True when it is hot now and was not.
-    fn fulfil(&mut self, to: SocketAddr, wanted: Wanted) -> Result<bool, MapError> {
+    fn fulfil(&mut self, to: Counted, wanted: Wanted) -> Result<bool, MapError> {
         let before = self.placed.get(&key_of(to)).copied();
         let was_hot = before.is_some_and(|placed| placed.tier == Tier::Hot);
         match wanted {
@@ -379,7 +391,7 @@ impl<C: Counters> Ledger<C> {
                     return Ok(false);
                 }
                 let is_placed = self.place(to, Tier::Hot, late_slots, wanted)?;
-                if !is_placed && before.is_none() {
+                if !is_placed && before.is_none() && !to.self_hop {
                     // Better counted coarsely than not at all; the wish goes on waiting.
                     self.place(to, Tier::Cold, LATE_SLOTS_LIMIT, wanted)?;
                 }
@@ -389,7 +401,7 @@ impl<C: Counters> Ledger<C> {
     }
 
     /// False when the tier is full: the wish waits then.
-    fn place(&mut self, to: SocketAddr, tier: Tier, late_slots: u32, wish: Wanted) -> Result<bool, MapError> {
+    fn place(&mut self, to: Counted, tier: Tier, late_slots: u32, wish: Wanted) -> Result<bool, MapError> {
         let Some(place) = self.table.assign(tier, (self.clock)()) else {
             self.refuse(to, tier, wish);
             return Ok(false);
@@ -415,7 +427,7 @@ impl<C: Counters> Ledger<C> {
         Ok(true)
     }
 
-    fn refuse(&mut self, to: SocketAddr, tier: Tier, wish: Wanted) {
+    fn refuse(&mut self, to: Counted, tier: Tier, wish: Wanted) {
         *self.map_full.entry(tier).or_default() += 1;
         self.waiting.insert(to, wish);
     }
@@ -434,16 +446,17 @@ impl<C: Counters> Ledger<C> {
             let mut counts = *former.tally.counts();
             self.abandoned += u64::try_from(counts.young).unwrap_or(0);
             counts.young = 0;
-            add(&mut self.folded, &counts);
+            add(if former.counted.self_hop { &mut self.folded_self_hops } else { &mut self.folded }, &counts);
         }
         Ok(())
     }
 }
 
 impl HotEntry {
-    fn new(to: SocketAddr, place: Place, late_slots: u32, now_ns: u64) -> Self {
+    fn new(counted: Counted, place: Place, late_slots: u32, now_ns: u64) -> Self {
         Self {
-            tally: Tally::new(to, late_slots, now_ns),
+            counted,
+            tally: Tally::new(counted.to, late_slots, now_ns),
             generation: place.generation,
             next_late_ns: None,
             record: None,
@@ -463,7 +476,7 @@ impl HotEntry {
         let change = self.tally.read(snapshot, quiet_until_ns);
         self.next_late_ns = change.next_late_ns;
         pass.has_counted |= !change.row.is_empty() || young != self.tally.counts().young;
-        let row = change.row;
+        let row = Row { self_hop: self.counted.self_hop, ..change.row };
         if row.failed() > 0 {
             if let Some(failing) = self.failing(&row) {
                 pass.failing.push(failing);
@@ -471,7 +484,7 @@ impl HotEntry {
             self.last_failure_ns = Some(row.to_ns);
         }
         // What ends at an index after its destination ceased to be hot is counted, but is no evidence for anybody.
-        if !row.is_empty() && placed.get(&key_of(row.to)).is_some_and(|placed| placed.tier == Tier::Hot) {
+        if !row.is_empty() && placed.get(&key_of(self.counted)).is_some_and(|placed| placed.tier == Tier::Hot) {
             pass.rows.push(row);
         }
     }
@@ -490,7 +503,7 @@ impl HotEntry {
         let cause = record.and_then(|record| FailureCause::from_index(record.cause)).unwrap_or(seen);
         let first = record.map(|record| First { started_ns: record.started_ns, failed_ns: record.failed_ns });
         let first = first.or(row.first).unwrap_or(First { started_ns: row.from_ns, failed_ns: row.to_ns });
-        Some(Failing { to: row.to, cause, first, read_ns: row.to_ns })
+        Some(Failing { to: row.to, self_hop: row.self_hop, cause, first, read_ns: row.to_ns })
     }
 
     fn total(&self, now_ns: u64) -> Total {

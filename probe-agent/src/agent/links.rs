@@ -1,7 +1,7 @@
 //! The streams to all controller replicas, as the loop holds them: which there are, and what each is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use probe_common::wire::{CheckResult, Row, Total};
@@ -110,11 +110,27 @@ impl Links {
         was_up
     }
 
-    /// The controller has told every split: it gets history, then live rows.
-    pub(super) fn on_splits_sent(&mut self, controller: SocketAddr, totals: Vec<Total>) {
+    /// The controller has told every split: it gets to know which endpoints are meshed, history, then live rows.
+    pub(super) fn on_splits_sent(&mut self, controller: SocketAddr, meshed: &[IpAddr], totals: Vec<Total>) {
         if let Some(link) = self.links.get_mut(&controller) {
             link.standing = Standing::Told;
-            link.outbox.with(|reporter| reporter.push_totals(totals, (self.clock)()));
+            link.outbox.with(|reporter| {
+                if !meshed.is_empty() {
+                    reporter.push_meshed(meshed, (self.clock)());
+                }
+                reporter.push_totals(totals, (self.clock)());
+            });
+        }
+    }
+
+    /// Which endpoints are meshed from now on, for whoever had history before; the others get it with their history.
+    pub(super) fn push_meshed(&self, endpoints: &[IpAddr]) {
+        for link in self.links.values().filter(|link| link.standing == Standing::Told) {
+            link.outbox.with(|reporter| {
+                if reporter.is_live() {
+                    reporter.push_meshed(endpoints, (self.clock)());
+                }
+            });
         }
     }
 

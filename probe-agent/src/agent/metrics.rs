@@ -17,6 +17,13 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::ledger::Sums;
 use crate::index::Tier;
+use crate::tally::Counts;
+
+/// What self-hops are labelled with in place of a tier: they are counted as closely as the hot one.
+const SELF_HOP: &str = "self-hop";
+
+/// How a connect can fail; [`FailureCause::Reset`] is how a flow does.
+const CONNECT_CAUSES: [FailureCause; 3] = [FailureCause::Refused, FailureCause::Unreachable, FailureCause::NoAnswer];
 
 type One = [(&'static str, &'static str); 1];
 type Two = [(&'static str, &'static str); 2];
@@ -35,6 +42,8 @@ pub(super) struct Metrics {
     flows_reset: Family<One, Counter>,
     losses: Family<One, Counter>,
     recursion_misses: Counter,
+    pub(super) meshed: Gauge,
+    pub(super) proxy_spaces: Gauge,
     pub(super) destinations: Family<One, Gauge>,
     pub(super) map_full: Family<One, Counter>,
     pub(super) unplaced: Gauge,
@@ -81,7 +90,8 @@ impl Metrics {
     }
 
     fn register_connects(&self, registry: &mut Registry) {
-        let help = "Connection attempts begun on this node, to destinations of splits (hot) and all others (cold)";
+        let help = "Connection attempts begun on this node, to destinations of splits (hot), all others (cold), and of a \
+                    mesh's proxies to the applications behind them (self-hop; in neither of the others)";
         registry.register("connect_attempts", help, self.attempts.clone());
         let help = "Attempts that were established (hot: in time)";
         registry.register("connect_established", help, self.established.clone());
@@ -113,6 +123,10 @@ impl Metrics {
         registry.register("losses", help, self.losses.clone());
         let help = "Events that the kernel kept from the probe because it was running on that CPU already";
         registry.register("recursion_misses", help, self.recursion_misses.clone());
+        let help = "Endpoints on this node whose mesh proxy was seen at work in the last ten minutes";
+        registry.register("meshed_endpoints", help, self.meshed.clone());
+        let help = "Network namespaces with such a proxy: what others dial in them is not counted";
+        registry.register("proxy_namespaces", help, self.proxy_spaces.clone());
         registry.register("destinations", "Destinations that are counted, by tier", self.destinations.clone());
         let help = "Destinations that found their tier full, by tier";
         registry.register("map_full", help, self.map_full.clone());
@@ -154,10 +168,9 @@ impl Metrics {
     /// Sets everything that is summed up elsewhere.
     pub(super) fn set_sums(&self, sums: &Sums) {
         let hot = &sums.hot;
-        self.set_tier(Tier::Hot, hot.attempts, hot.established, hot.cancelled);
-        for cause in [FailureCause::Refused, FailureCause::Unreachable, FailureCause::NoAnswer] {
-            let late = if cause == FailureCause::NoAnswer { hot.late } else { 0 };
-            self.set_failures(Tier::Hot, cause, hot.failed[cause.index()] + late);
+        self.set_counts(Tier::Hot.as_str(), hot);
+        self.set_counts(SELF_HOP, &sums.self_hops);
+        for cause in CONNECT_CAUSES {
             set(&self.late_ends.get_or_create(&[("end", cause.as_str())]), hot.failed_late[cause.index()]);
         }
         set(&self.late_ends.get_or_create(&[("end", "established")]), hot.established_late);
@@ -170,23 +183,33 @@ impl Metrics {
         self.set_cold(&sums.cold);
     }
 
+    fn set_counts(&self, of: &'static str, counts: &Counts) {
+        self.set_tier(of, counts.attempts, counts.established, counts.cancelled);
+        for cause in CONNECT_CAUSES {
+            let late = if cause == FailureCause::NoAnswer { counts.late } else { 0 };
+            self.set_failures(of, cause, counts.failed[cause.index()] + late);
+        }
+    }
+
     fn set_cold(&self, cold: &Cold) {
-        self.set_tier(Tier::Cold, cold.attempts, cold.established, cold.cancelled);
-        for cause in [FailureCause::Refused, FailureCause::Unreachable, FailureCause::NoAnswer] {
-            self.set_failures(Tier::Cold, cause, cold.failed[cause.index()]);
+        let of = Tier::Cold.as_str();
+        self.set_tier(of, cold.attempts, cold.established, cold.cancelled);
+        for cause in CONNECT_CAUSES {
+            self.set_failures(of, cause, cold.failed[cause.index()]);
         }
         let reset = cold.failed[FailureCause::Reset.index()];
         set(&self.flows_reset.get_or_create(&tier(Tier::Cold)), reset);
     }
 
-    fn set_tier(&self, of: Tier, attempts: u64, established: u64, cancelled: u64) {
-        set(&self.attempts.get_or_create(&tier(of)), attempts);
-        set(&self.established.get_or_create(&tier(of)), established);
-        set(&self.cancelled.get_or_create(&tier(of)), cancelled);
+    fn set_tier(&self, of: &'static str, attempts: u64, established: u64, cancelled: u64) {
+        let tier = [("tier", of)];
+        set(&self.attempts.get_or_create(&tier), attempts);
+        set(&self.established.get_or_create(&tier), established);
+        set(&self.cancelled.get_or_create(&tier), cancelled);
     }
 
-    fn set_failures(&self, of: Tier, cause: FailureCause, count: u64) {
-        set(&self.failures.get_or_create(&[("tier", of.as_str()), ("cause", cause.as_str())]), count);
+    fn set_failures(&self, of: &'static str, cause: FailureCause, count: u64) {
+        set(&self.failures.get_or_create(&[("tier", of), ("cause", cause.as_str())]), count);
     }
 
     /// Sets what the kernel lost.
@@ -226,7 +249,6 @@ pub(super) fn set(counter: &Counter, value: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tally::Counts;
 
     #[test]
     fn every_attempt_is_in_exactly_one_figure() {
@@ -240,8 +262,9 @@ mod tests {
             young: 1,
             ..Counts::default()
         };
-        metrics.set_sums(&Sums { hot, ..Sums::default() });
-        metrics.set_sums(&Sums { hot, ..Sums::default() });
+        let self_hops = Counts { attempts: 7, established: 4, failed: [2, 0, 0, 0], late: 1, ..Counts::default() };
+        metrics.set_sums(&Sums { hot, self_hops, ..Sums::default() });
+        metrics.set_sums(&Sums { hot, self_hops, ..Sums::default() });
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
         let figure = |name: &str| {
@@ -261,5 +284,12 @@ mod tests {
         assert_eq!(parts, [8, 3, 1, 5, 2, 1]);
         assert_eq!(parts.iter().sum::<u64>(), 20);
         assert_eq!(figure("flows_reset_total{tier=\"hot\"}"), 9);
+        let self_hops = [
+            figure("connect_attempts_total{tier=\"self-hop\"}"),
+            figure("connect_established_total{tier=\"self-hop\"}"),
+            figure("connect_failures_total{tier=\"self-hop\",cause=\"refused\"}"),
+            figure("connect_failures_total{tier=\"self-hop\",cause=\"no-answer\"}"),
+        ];
+        assert_eq!(self_hops, [7, 4, 2, 1]);
     }
 }

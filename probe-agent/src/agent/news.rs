@@ -90,11 +90,12 @@ impl Agent {
                 }
                 // Its destinations have to be counted before their history is told.
                 self.apply_changes();
+                self.read_mesh();
                 let totals = match &self.sight {
                     Sight::Counting(ledger) => ledger.totals(None),
                     Sight::Blind { .. } => Vec::new(),
                 };
-                self.links.on_splits_sent(controller, totals);
+                self.links.on_splits_sent(controller, &self.mesh.endpoints, totals);
             }
         }
     }

@@ -16,6 +16,9 @@ pub(super) const FLUSH_NS: u64 = 100_000_000;
 /// What found no room in the probe is tried again.
 pub(super) const RETRY_NS: u64 = 1_000_000_000;
 
+/// The kernel's sightings of meshes' proxies are read: it renews them as often (`abi::PROXY_RENEWED_NS`).
+pub(super) const MESH_NS: u64 = 1_000_000_000;
+
 /// `/state` is published.
 pub(super) const SHOW_NS: u64 = 500_000_000;
 
@@ -30,6 +33,8 @@ pub(super) struct Due {
     pub(super) flush: bool,
     /// Publish.
     pub(super) show: bool,
+    /// Read which endpoints are meshed.
+    pub(super) mesh: bool,
 }
 
 /// The loop's deadlines.
@@ -41,6 +46,7 @@ pub(super) struct Schedule {
     retried_ns: u64,
     flushed_ns: u64,
     shown_ns: u64,
+    mesh_read_ns: u64,
 }
 
 impl Schedule {
@@ -54,6 +60,7 @@ impl Schedule {
             retried_ns: now_ns,
             flushed_ns: now_ns,
             shown_ns: now_ns,
+            mesh_read_ns: now_ns,
         }
     }
 
@@ -65,7 +72,8 @@ impl Schedule {
     /// When something is due next.
     #[must_use]
     pub(super) fn deadline_ns(&self) -> u64 {
-        self.pass_ns().min(self.flushed_ns + FLUSH_NS).min(self.shown_ns + SHOW_NS)
+        let published_ns = (self.flushed_ns + FLUSH_NS).min(self.shown_ns + SHOW_NS);
+        self.pass_ns().min(published_ns).min(self.mesh_read_ns + MESH_NS)
     }
 
     /// What is due, which counts as done then.
@@ -77,6 +85,7 @@ impl Schedule {
         }
         due.flush = elapsed(&mut self.flushed_ns, FLUSH_NS, now_ns);
         due.show = elapsed(&mut self.shown_ns, SHOW_NS, now_ns);
+        due.mesh = elapsed(&mut self.mesh_read_ns, MESH_NS, now_ns);
         due
     }
 
@@ -113,7 +122,7 @@ mod tests {
     #[test]
     fn a_quiet_loop_reads_every_twenty_milliseconds_and_flushes_every_hundred() {
         let mut schedule = Schedule::new(0);
-        let (mut passes, mut flushes, mut retries) = (0, 0, 0);
+        let (mut passes, mut flushes, mut retries, mut mesh_reads) = (0, 0, 0, 0);
         loop {
             let now_ns = schedule.deadline_ns();
             if now_ns > 2_000 * MS {
@@ -124,9 +133,10 @@ mod tests {
             passes += u32::from(due.pass);
             flushes += u32::from(due.flush);
             retries += u32::from(due.retry);
+            mesh_reads += u32::from(due.mesh);
             schedule.on_pass(None);
         }
-        assert_eq!((passes, flushes, retries), (100, 20, 2));
+        assert_eq!((passes, flushes, retries, mesh_reads), (100, 20, 2, 2));
     }
 
     #[test]

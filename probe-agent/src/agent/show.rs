@@ -37,6 +37,7 @@ impl Agent {
         parts.controllers = self.links.standings();
         parts.watches.clone_from(&self.watches);
         parts.losses = self.losses;
+        parts.meshed.clone_from(&self.mesh.endpoints);
     }
 
     /// Events lost since the flush before.
@@ -70,6 +71,8 @@ impl Agent {
         }
         self.metrics.set_losses(&self.losses.0, self.losses.1);
         self.metrics.unplaced.set(ledger.waiting() as i64);
+        self.metrics.meshed.set(self.mesh.endpoints.len() as i64);
+        self.metrics.proxy_spaces.set(self.mesh.spaces as i64);
         for tier in Tier::ALL {
             let label = metrics::tier(tier);
             self.metrics.destinations.get_or_create(&label).set(i64::from(ledger.in_use(tier)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use probe_common::abi::Loss;
@@ -39,7 +39,9 @@ pub(super) struct Parts {
     pub(super) watches: BTreeMap<&'static str, String>,
     /// What the kernel lost, and missed by recursion.
     pub(super) losses: ([u64; Loss::COUNT], u64),
-    /// Hot destinations with the Services and backends that they serve.
+    /// Endpoints on this node that stand behind a mesh's proxy.
+    pub(super) meshed: Vec<IpAddr>,
+    /// Hot destinations, and self-hops to them, with the Services and backends that they serve.
     pub(super) destinations: Vec<(HotView, Arc<Names>)>,
     /// How many cold ones there are.
     pub(super) cold: u32,
@@ -101,7 +103,9 @@ impl Surface for Shown {
             }).collect::<Vec<_>>(),
             "watches": parts.watches,
             "losses": lost,
-            "destinations": parts.destinations.iter().map(destination).collect::<Vec<_>>(),
+            "meshed": parts.meshed,
+            "destinations": views(&parts.destinations, false),
+            "self_hops": views(&parts.destinations, true),
             "cold_destinations": parts.cold,
             "waiting_destinations": parts.waiting,
             "transitions": parts.transitions.to_json(),
@@ -111,6 +115,11 @@ impl Surface for Shown {
     fn encode_metrics(&self, into: &mut String) -> fmt::Result {
         prometheus_client::encoding::text::encode(into, &self.registry)
     }
+}
+
+/// Those that are self-hops, or those that are not.
+fn views(destinations: &[(HotView, Arc<Names>)], self_hop: bool) -> Vec<Value> {
+    destinations.iter().filter(|(view, _)| view.self_hop == self_hop).map(destination).collect()
 }
 
 fn destination((view, names): &(HotView, Arc<Names>)) -> Value {

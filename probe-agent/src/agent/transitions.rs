@@ -18,6 +18,9 @@ pub(super) enum Transition {
     Failing {
         /// Address and port.
         destination: SocketAddr,
+        /// Set when it failed its own pod's proxy, and nobody else that was seen.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        self_hop: bool,
         /// `FailureCause::as_str`.
         cause: &'static str,
         /// When the failed attempt began.
@@ -89,11 +92,16 @@ mod tests {
             transitions.push(Transition::Attached { at_ns });
         }
         let destination = "198.18.0.1:80".parse().expect("an address");
-        let failing = Transition::Failing { destination, cause: "refused", started_ns: 1, failed_ns: 2, read_ns: 3 };
-        transitions.push(failing);
+        let failing = |self_hop| {
+            let (started_ns, failed_ns, read_ns) = (1, 2, 3);
+            Transition::Failing { destination, self_hop, cause: "refused", started_ns, failed_ns, read_ns }
+        };
+        transitions.push(failing(true));
+        transitions.push(failing(false));
         let json = transitions.to_json();
         assert_eq!(json.as_array().expect("an array").len(), LIMIT);
-        assert_eq!(json[0], serde_json::json!({"kind": "attached", "at_ns": 7}));
+        assert_eq!(json[0], serde_json::json!({"kind": "attached", "at_ns": 8}));
+        assert_eq!(json[LIMIT - 2]["self_hop"], true);
         let expected = serde_json::json!({
             "kind": "failing", "destination": "198.18.0.1:80", "cause": "refused",
             "started_ns": 1, "failed_ns": 2, "read_ns": 3,

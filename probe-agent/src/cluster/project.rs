@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use kube::Resource as _;
 
-use super::slim::{SlimPort, SlimService, SlimSlice};
+use super::slim::{SlimEndpoint, SlimPort, SlimService, SlimSlice};
 use crate::resolve::{Addresses, ObjectName};
 
 /// The label that names an EndpointSlice's Service
@@ -21,16 +21,20 @@ pub(super) fn service(mut service: SlimService) -> Option<Addresses> {
     let spec = service.spec;
     // `clusterIPs` is the newer field and repeats `clusterIP`.
     let texts = spec.cluster_ips.filter(|texts| !texts.is_empty()).or(spec.cluster_ip.map(|text| vec![text]));
-    Addresses { service: name, addresses: addresses(texts.unwrap_or_default()), ports: tcp_ports(spec.ports) }
-        .into_some()
+    let addresses = addresses(texts.unwrap_or_default());
+    Addresses { service: name, addresses, local: Vec::new(), ports: tcp_ports(spec.ports) }.into_some()
 }
 
-/// The endpoints of a slice; none for one that belongs to no Service.
-pub(super) fn endpoint_slice(mut slice: SlimSlice) -> Option<Addresses> {
+/// The endpoints of a slice, and which of them the slice places on `node`; none for one that belongs to no Service.
+pub(super) fn endpoint_slice(mut slice: SlimSlice, node: &str) -> Option<Addresses> {
     let metadata = std::mem::take(slice.meta_mut());
     let name = ObjectName { namespace: metadata.namespace?, name: metadata.labels?.remove(SERVICE_NAME)? };
-    let texts = slice.endpoints.into_iter().flatten().flat_map(|endpoint| endpoint.addresses);
-    Addresses { service: name, addresses: addresses(texts), ports: tcp_ports(slice.ports) }.into_some()
+    let (here, elsewhere): (Vec<SlimEndpoint>, Vec<SlimEndpoint>) =
+        slice.endpoints.into_iter().flatten().partition(|endpoint| endpoint.node_name.as_deref() == Some(node));
+    let texts = |endpoints: Vec<SlimEndpoint>| endpoints.into_iter().flat_map(|endpoint| endpoint.addresses);
+    let local = addresses(texts(here));
+    let addresses = local.iter().copied().chain(addresses(texts(elsewhere))).collect();
+    Addresses { service: name, addresses, local, ports: tcp_ports(slice.ports) }.into_some()
 }
 
 impl Addresses {
@@ -69,7 +73,7 @@ mod tests {
     fn mk_slice(labels: serde_json::Value, rest: serde_json::Value) -> Option<Addresses> {
         let mut object = json!({"metadata": {"namespace": "shop", "name": "a-x", "labels": labels}});
         object.as_object_mut().expect("an object").extend(rest.as_object().expect("an object").clone());
-        endpoint_slice(serde_json::from_value(object).expect("an EndpointSlice"))
+        endpoint_slice(serde_json::from_value(object).expect("an EndpointSlice"), "n1")
     }
 
     #[test]
@@ -97,14 +101,16 @@ mod tests {
             json!({
                 "addressType": "IPv4", "ports": [{"port": 8080}, {"name": "open"}],
                 "endpoints": [
-                    {"addresses": ["198.18.0.1"], "conditions": {"ready": true}},
-                    {"addresses": ["198.18.0.2"], "conditions": {"ready": false}},
+                    {"addresses": ["198.18.0.1"], "conditions": {"ready": true}, "nodeName": "n2"},
+                    {"addresses": ["198.18.0.2"], "conditions": {"ready": false}, "nodeName": "n1"},
+                    {"addresses": ["198.18.0.3"]},
                 ],
             }),
         );
         let found = found.expect("has addresses");
         assert_eq!(found.service, ObjectName { namespace: "shop".into(), name: "a".into() });
-        assert_eq!((found.addresses.len(), found.ports), (2, vec![(String::new(), 8080)]));
+        assert_eq!((found.addresses.len(), found.ports), (3, vec![(String::new(), 8080)]));
+        assert_eq!(found.local, ["198.18.0.2".parse::<IpAddr>().expect("an address")], "placed on this node");
     }
 
     #[test]

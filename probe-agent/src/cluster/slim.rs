@@ -45,8 +45,10 @@ pub(super) struct SlimSlice {
 
 /// One endpoint: all of its addresses lead to the same Pod.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct SlimEndpoint {
     pub(super) addresses: Vec<String>,
+    pub(super) node_name: Option<String>,
 }
 
 /// A port of either.

@@ -41,6 +41,9 @@ pub(super) fn load(object: &[u8], settings: &Settings) -> Result<Probe, LoadErro
         cold: array(&mut ebpf, maps::COLD)?,
         stamps: array(&mut ebpf, maps::STAMPS)?,
         losses: per_cpu(&mut ebpf, maps::LOSSES)?,
+        proxy_spaces: HashMap::try_from(take(&mut ebpf, maps::PROXY_SPACES)?).map_err(form(maps::PROXY_SPACES))?,
+        proxy_addresses: HashMap::try_from(take(&mut ebpf, maps::PROXY_ADDRESSES)?)
+            .map_err(form(maps::PROXY_ADDRESSES))?,
         exemption: Some(Exemption::new(
             SkStorage::try_from(take(&mut ebpf, maps::ATTEMPTS)?).map_err(form(maps::ATTEMPTS))?,
         )),
@@ -82,7 +85,7 @@ fn offsets() -> Result<[u64; members::ALL.len()], LoadError> {
 }
 
 fn create_maps(object: &[u8], settings: &Settings, offsets: &[u64]) -> Result<Ebpf, LoadError> {
-    let Settings { node_cgroup, hot_capacity, cold_capacity } = settings;
+    let Settings { node_cgroup, hot_capacity, cold_capacity, proxy_uid } = settings;
     let all = hot_capacity + cold_capacity;
     let mut loader = EbpfLoader::new();
     for (member, offset) in members::ALL.iter().zip(offsets) {
@@ -92,6 +95,7 @@ fn create_maps(object: &[u8], settings: &Settings, offsets: &[u64]) -> Result<Eb
         .override_global(constants::NODE_CGROUP, node_cgroup, true)
         .override_global(constants::HOT_CAPACITY, hot_capacity, true)
         .override_global(constants::COLD_CAPACITY, cold_capacity, true)
+        .override_global(constants::PROXY_UID, proxy_uid, true)
         // The kernel makes no empty maps; an index beyond the capacity is refused before it is assigned.
         .map_max_entries(maps::HOT, (*hot_capacity).max(1))
         .map_max_entries(maps::COLD, (*cold_capacity).max(1))

@@ -172,7 +172,7 @@ impl Watching {
     fn start(kubeconfig: PathBuf) -> Self {
         let (sender, news) = mpsc::channel(16);
         let mut tasks = JoinSet::new();
-        tasks.spawn(cluster::run(Some(kubeconfig), sender, 1));
+        tasks.spawn(cluster::run(Some(kubeconfig), "n1".to_owned(), sender, 1));
         Self { news, _tasks: tasks }
     }
 

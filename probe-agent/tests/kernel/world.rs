@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use probe_agent::kernel::{self, Probe, Settings};
+use probe_agent::kernel::{self, PROXY_UID, Probe, Settings};
 use probe_common::abi::{DestinationKey, DestinationValue, Hot, Loss, late_slots_for, slot_of};
 
 use crate::client::Client;
@@ -222,7 +222,7 @@ impl World {
     /// A probe for the node whose root is that cgroup of this world.
     pub fn probe_of(&self, cgroup: &str) -> Counter {
         let node_cgroup = kernel::node_cgroup(Some(&self.cgroup(cgroup))).expect("is a cgroup");
-        let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 16 };
+        let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 16, proxy_uid: PROXY_UID };
         let loaded = match std::env::var_os(OBJECT) {
             Some(path) => Probe::load_object(&fs::read(path).expect("the object is readable"), &settings),
             None => Probe::load(&settings),
@@ -359,7 +359,7 @@ pub fn destination(address: &str, port: u16) -> DestinationKey {
         IpAddr::V4(address) => address.to_ipv6_mapped(),
         IpAddr::V6(address) => address,
     };
-    DestinationKey { address: address.octets(), port, protocol: 6, padding: 0 }
+    DestinationKey { address: address.octets(), port, protocol: 6, kind: DestinationKey::ORDINARY }
 }
 
 pub fn at(address: &str, port: u16) -> SocketAddr {

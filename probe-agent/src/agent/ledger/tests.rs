@@ -85,6 +85,11 @@ fn to(last: u8) -> SocketAddr {
     SocketAddr::from(([198, 18, 0, last], 80))
 }
 
+/// The wishes of ordinary destinations.
+fn mk_wishes(wishes: &[(SocketAddr, Wanted)]) -> Vec<(Counted, Wanted)> {
+    wishes.iter().map(|&(to, wanted)| (to.into(), wanted)).collect()
+}
+
 fn mk_ledger() -> Ledger<Memory> {
     Ledger::new(Memory { round: 10, ..Memory::default() }, HOT_CAPACITY, 4, now_ns)
 }
@@ -117,7 +122,10 @@ fn established(hot: &mut Hot) {
 #[test]
 fn only_what_was_touched_is_read() {
     let mut ledger = mk_ledger();
-    assert_eq!(ledger.apply(vec![(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)]).expect("writes"), [to(1), to(2)]);
+    assert_eq!(
+        ledger.apply(mk_wishes(&[(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)])).expect("writes"),
+        [to(1), to(2)]
+    );
     for _ in 0..3 {
         ledger.rows(0);
     }
@@ -141,7 +149,7 @@ fn only_what_was_touched_is_read() {
 #[test]
 fn a_stamp_that_came_late_is_found_at_the_next_read() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), HOT)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes");
     for _ in 0..3 {
         ledger.rows(0);
     }
@@ -155,7 +163,7 @@ fn a_stamp_that_came_late_is_found_at_the_next_read() {
 #[test]
 fn an_outstanding_attempt_is_read_again_when_it_becomes_late() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), HOT)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes");
     let slot = abi::slot_of(now_ns());
     ledger.count(1, |hot| {
         hot.attempts += 1;
@@ -179,16 +187,16 @@ fn an_outstanding_attempt_is_read_again_when_it_becomes_late() {
 #[test]
 fn a_destination_moves_between_tiers_and_its_counts_stay() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), Wanted::Cold)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), Wanted::Cold)])).expect("writes");
     assert_eq!(ledger.index_of(1), Some(HOT_CAPACITY));
     ledger.counters.cold.get_mut(&HOT_CAPACITY).expect("placed").attempts = 5;
-    assert_eq!(ledger.apply(vec![(to(1), HOT)]).expect("writes"), [to(1)]);
+    assert_eq!(ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes"), [to(1)]);
     assert_eq!(ledger.index_of(1), Some(0));
-    assert_eq!(ledger.apply(vec![(to(1), HOT)]).expect("writes"), []);
+    assert_eq!(ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes"), []);
     ledger.count(1, established);
     ledger.rows(0);
     ledger.count(1, established);
-    ledger.apply(vec![(to(1), Wanted::Cold)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), Wanted::Cold)])).expect("writes");
     assert_eq!(ledger.index_of(1), Some(HOT_CAPACITY + 1), "the old index rests");
     assert_eq!(ledger.rows(0), [], "no evidence any more");
     ledger.read_cold(10).expect("reads");
@@ -200,11 +208,11 @@ fn a_destination_moves_between_tiers_and_its_counts_stay() {
 #[test]
 fn what_finds_no_room_waits_and_is_counted_coarsely() {
     let mut ledger = mk_ledger();
-    let wishes = (1..=5).map(|last| (to(last), HOT)).collect();
+    let wishes = (1..=5).map(|last| (to(last).into(), HOT)).collect();
     assert_eq!(ledger.apply(wishes).expect("writes").len(), 4);
     assert_eq!((ledger.map_full(Tier::Hot), ledger.waiting()), (1, 1));
     assert_eq!(ledger.index_of(5), Some(HOT_CAPACITY));
-    ledger.apply(vec![(to(1), Wanted::Nothing)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), Wanted::Nothing)])).expect("writes");
     assert_eq!(ledger.retry().expect("writes"), [], "the index still rests");
     advance(INDEX_REST_NS);
     assert_eq!(ledger.retry().expect("writes"), [to(5)]);
@@ -215,7 +223,7 @@ fn what_finds_no_room_waits_and_is_counted_coarsely() {
 #[test]
 fn attempts_without_an_end_are_abandoned_with_their_index() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), HOT)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes");
     let slot = abi::slot_of(now_ns());
     ledger.count(1, |hot| {
         established(hot);
@@ -224,17 +232,55 @@ fn attempts_without_an_end_are_abandoned_with_their_index() {
         hot.slots[slot as usize % abi::SLOTS] = abi::cell(abi::epoch_of(slot), 1);
     });
     ledger.pass(0);
-    ledger.apply(vec![(to(1), Wanted::Nothing)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), Wanted::Nothing)])).expect("writes");
     advance(INDEX_REST_NS);
-    ledger.apply(vec![(to(2), HOT)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(2), HOT)])).expect("writes");
     let sums = ledger.sums();
     assert_eq!((sums.hot.attempts, sums.hot.established, sums.hot.young, sums.abandoned), (2, 1, 0, 1));
+}
+
+fn mk_failing(first: First, read_ns: u64) -> Failing {
+    Failing { to: to(1), self_hop: false, cause: FailureCause::Unreachable, first, read_ns }
+}
+
+#[test]
+fn self_hops_have_their_own_index_and_are_told_apart() {
+    let mut ledger = mk_ledger();
+    let self_hop = Counted { to: to(1), self_hop: true };
+    let gained = ledger.apply(vec![(to(1).into(), HOT), (self_hop, HOT)]).expect("writes");
+    assert_eq!(gained, [to(1)], "self-hops have no history");
+    let index = ledger.counters.destinations[&key_of(self_hop)].index;
+    assert_ne!(Some(index), ledger.index_of(1));
+    ledger.count(1, established);
+    ledger.counters.hot.get_mut(&index).expect("hot").attempts = 1;
+    ledger.counters.hot.get_mut(&index).expect("hot").failed[FailureCause::Refused.index()] = 1;
+    ledger.counters.stamps.insert(index, ledger.counters.round as u32);
+    advance(5_000_000);
+    let pass = ledger.pass(0);
+    let rows: Vec<_> = pass.rows.iter().map(|row| (row.to, row.self_hop, row.established, row.refused)).collect();
+    assert_eq!(rows, [(to(1), false, 1, 0), (to(1), true, 0, 1)]);
+    assert_eq!(pass.failing.iter().map(|failing| failing.self_hop).collect::<Vec<_>>(), [true]);
+    assert_eq!(ledger.totals(None).iter().map(|total| (total.to, total.attempts)).collect::<Vec<_>>(), [(to(1), 1)]);
+    let sums = ledger.sums();
+    assert_eq!((sums.hot.attempts, sums.self_hops.attempts), (1, 1));
+    ledger.apply(vec![(self_hop, Wanted::Nothing)]).expect("writes");
+    assert_eq!(ledger.hot_views().iter().map(|view| view.self_hop).collect::<Vec<_>>(), [false]);
+    assert_eq!(ledger.sums(), sums, "what was counted stays");
+}
+
+#[test]
+fn self_hops_that_find_no_room_wait_and_are_not_counted_coarsely() {
+    let mut ledger = mk_ledger();
+    ledger.apply((1..=4).map(|last| (to(last).into(), HOT)).collect()).expect("writes");
+    let self_hop = Counted { to: to(1), self_hop: true };
+    ledger.apply(vec![(self_hop, HOT)]).expect("writes");
+    assert_eq!((ledger.waiting(), ledger.in_use(Tier::Cold)), (1, 0));
 }
 
 #[test]
 fn a_failure_after_quiet_is_news_with_the_times_of_the_ring() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), HOT)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), HOT)])).expect("writes");
     ledger.rows(0);
     let fail = |ledger: &mut Ledger<Memory>, failed_ns| {
         ledger.count(1, |hot| {
@@ -253,7 +299,7 @@ fn a_failure_after_quiet_is_news_with_the_times_of_the_ring() {
     ledger.note_failures(&[record, FirstFailure { generation: 2, failed_ns: failed_ns - 1, ..record }]);
     let first = First { started_ns: failed_ns - 70, failed_ns };
     let read_ns = failed_ns + 1_000_000;
-    assert_eq!(fail(&mut ledger, failed_ns), [Failing { to: to(1), cause: FailureCause::Unreachable, first, read_ns }]);
+    assert_eq!(fail(&mut ledger, failed_ns), [mk_failing(first, read_ns)]);
     assert_eq!(fail(&mut ledger, now_ns()), [], "goes on failing");
     advance(NEWS_AFTER_NS);
     let failed_ns = now_ns();
@@ -264,7 +310,7 @@ fn a_failure_after_quiet_is_news_with_the_times_of_the_ring() {
 #[test]
 fn totals_tell_history_and_the_last_success() {
     let mut ledger = mk_ledger();
-    ledger.apply(vec![(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)]).expect("writes");
+    ledger.apply(mk_wishes(&[(to(1), HOT), (to(2), HOT), (to(3), Wanted::Cold)])).expect("writes");
     ledger.count(1, established);
     ledger.rows(0);
     advance(70);
@@ -284,7 +330,7 @@ fn totals_tell_history_and_the_last_success() {
 fn a_probe_that_cannot_be_written_keeps_the_wishes() {
     let mut ledger = mk_ledger();
     ledger.counters.is_broken = true;
-    assert!(ledger.apply(vec![(to(1), HOT), (to(2), Wanted::Cold)]).is_err());
+    assert!(ledger.apply(mk_wishes(&[(to(1), HOT), (to(2), Wanted::Cold)])).is_err());
     assert_eq!(ledger.waiting(), 2);
     assert!(ledger.pass(0).error.is_some());
     ledger.counters.is_broken = false;
