@@ -31,14 +31,15 @@ const DRILLS: [&[&str]; 5] = [
 ];
 
 /// Tests that need root, in the order in which they run: package, target, and the part that they belong to.
-const PRIVILEGED: [(&str, &str, Rooted); 6] = [
+const PRIVILEGED: [(&str, &str, Rooted); 7] = [
     ("probe-agent", "kernel", Rooted::Kernel),
     ("probe-agent", "agent", Rooted::Kernel),
     ("cli", "node", Rooted::Kernel),
     ("cli", "cluster", Rooted::Kernel),
     ("lab", "world", Rooted::World),
-    // Interrupted, told to end twice, panicking: with the programs that the drills have just built.
+    // With the programs that the drills have just built: interrupted, told to end twice, panicking; and started again.
     ("lab", "drill", Rooted::Drills),
+    ("lab", "restart", Rooted::Drills),
 ];
 
 /// Parts that run tests as root.
