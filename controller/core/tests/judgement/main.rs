@@ -7,6 +7,10 @@ mod limits;
 mod mesh;
 mod noise;
 mod ports;
+mod review_back;
+mod review_false;
+mod review_missed;
+mod review_world;
 mod small;
 mod vantage;
 
