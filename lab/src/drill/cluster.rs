@@ -186,6 +186,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// How many nodes have an agent.
+    #[must_use]
+    pub fn agent_count(&self) -> u64 {
+        u64::try_from(self.agents.len()).unwrap_or(u64::MAX)
+    }
+
     /// Why an agent is not ready, or none.
     ///
     /// # Errors

@@ -216,6 +216,9 @@ impl Stage {
                 }
             }
         }
+        if let Some(reason) = self.unobserved(&state, cluster) {
+            return Ok(Some(reason));
+        }
         let now = now_ns();
         let since = self.records.since(*clean_from_ns);
         if since.failed > 0 {
@@ -227,6 +230,22 @@ impl Stage {
         }
         // A client that sends once in a while need not have sent yet.
         Ok((plan.rate >= 100 && since.sent == 0).then(|| "no traffic flows".to_owned()))
+    }
+
+    /// What agents have not told yet of a primary, though they are ready: a cluster that has been up for a while has two
+    /// nodes whose checks of it succeeded, and knows which of its endpoints are meshed.
+    fn unobserved(&self, state: &Value, cluster: &Cluster) -> Option<String> {
+        let observers = cluster.agent_count().min(2);
+        let meshed = u64::try_from(self.others.meshed.len()).unwrap_or(u64::MAX);
+        self.splits.iter().find_map(|split| {
+            let primary = backend_of(state, &self.name_of(split), &split.primary)?;
+            let told = |field: &str| primary.get(field).and_then(Value::as_u64).unwrap_or(0);
+            if told("observers") < observers {
+                return Some(format!("fewer than {observers} nodes have checked {}", split.primary));
+            }
+            let knows_proxies = cluster.agent_count() == 0 || told("meshed") >= meshed;
+            (!knows_proxies).then(|| format!("no agent has told yet that {} is meshed", split.primary))
+        })
     }
 
     /// What /state calls a split's secondary that is not healthy; none where all are.
@@ -429,11 +448,13 @@ fn entry_of<'a>(state: &'a Value, split: &str) -> Option<&'a Value> {
 }
 
 /// What /state says of a backend.
+fn backend_of<'a>(state: &'a Value, split: &str, backend: &str) -> Option<&'a Value> {
+    let backends = entry_of(state, split)?.get("backends")?.as_array()?;
+    backends.iter().find(|entry| entry.get("service").is_some_and(|service| service == backend))
+}
+
 fn health_of(state: &Value, split: &str, backend: &str) -> Option<String> {
-    let entry = entry_of(state, split)?;
-    let backends = entry.get("backends")?.as_array()?;
-    let entry = backends.iter().find(|entry| entry.get("service").is_some_and(|service| service == backend))?;
-    entry.get("health")?.as_str().map(str::to_owned)
+    backend_of(state, split, backend)?.get("health")?.as_str().map(str::to_owned)
 }
 
 fn nanos(span: Duration) -> u64 {
