@@ -63,8 +63,13 @@ const LIST: &str = "The scenarios are:";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let arguments = &arguments.arguments;
-    if let Some(lab) = earlier_build()? {
-        let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
+    let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
+    let lab = match earlier_build()? {
+        // Help needs the lab, and neither the kernel programs nor any tool.
+        None if asks_for_help => Some(build_programs()?.join("splitsecond-lab")),
+        earlier => earlier,
+    };
+    if let Some(lab) = lab {
         if asks_for_help || !are_right(&lab, arguments)? {
             // It tells, and ends.
             let error = Command::new(&lab).arg("drill").args(arguments).exec();
