@@ -58,8 +58,8 @@ const NO_SCENARIO: &str = "no-such-scenario";
 /// What the lab begins each fault with.
 const FAULT: &str = "error:";
 
-/// What the lab begins its list of scenarios with; one follows on each line, its name first.
-const LIST: &str = "The scenarios are:";
+/// What the lab begins its list of scenarios with; one follows on each line, its name first, or after a star.
+const LIST: &str = "The scenarios are";
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let arguments = &arguments.arguments;
@@ -69,12 +69,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         None if asks_for_help => Some(build_programs()?.join("splitsecond-lab")),
         earlier => earlier,
     };
-    if let Some(lab) = lab {
-        if asks_for_help || !are_right(&lab, arguments)? {
-            // It tells, and ends.
-            let error = Command::new(&lab).arg("drill").args(arguments).exec();
-            return Err(error).with_context(|| format!("cannot start {}", lab.display()));
-        }
+    if let Some(lab) = lab
+        && (asks_for_help || !are_right(&lab, arguments)?)
+    {
+        // It tells, and ends.
+        let error = Command::new(&lab).arg("drill").args(arguments).exec();
+        return Err(error).with_context(|| format!("cannot start {}", lab.display()));
     }
     setup::ensure(&TOOLS)?;
     build_kernel_programs()?;
@@ -97,8 +97,9 @@ pub(crate) fn scenarios(lab: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn listed(told: &str) -> Vec<String> {
-    let lines = told.lines().skip_while(|line| *line != LIST).skip(1);
-    lines.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    let lines = told.lines().skip_while(|line| !line.starts_with(LIST)).skip(1);
+    let name = |line: &str| line.split_whitespace().find(|word| *word != "*").map(str::to_owned);
+    lines.map_while(name).collect()
 }
 
 /// Whether the lab would drill with these arguments.
@@ -173,7 +174,8 @@ mod tests {
     use super::*;
 
     const TOLD: &str = "error: There is no scenario no-such-scenario.\n\n\
-                        The scenarios are:\n  refused         all listeners close\n  process-killed  SIGKILL\n";
+                        The scenarios are, the tour's with a star:\n  * refused         all listeners close\n    \
+                        process-killed  SIGKILL\n\nMore about them: ...\n";
 
     #[test]
     fn the_list_of_scenarios_is_read() {
