@@ -5,6 +5,8 @@
 
 #[path = "kernel/client.rs"]
 mod client;
+#[path = "kernel/meshed.rs"]
+mod meshed;
 #[path = "kernel/world.rs"]
 mod world;
 

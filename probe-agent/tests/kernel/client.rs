@@ -24,6 +24,7 @@ use crate::world::{enter_space, pause_ms};
 /// Names the namespace and the cgroup, and says that this process is a client.
 const SPACE: &str = "SPLITSECOND_TEST_CLIENT_SPACE";
 const CGROUP: &str = "SPLITSECOND_TEST_CLIENT_CGROUP";
+const USER: &str = "SPLITSECOND_TEST_CLIENT_USER";
 
 /// What the test binary's harness prints around our answers must not be mistaken for one.
 const MARK: &str = "@ ";
@@ -81,12 +82,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn spawn(space: &str, cgroup: &Path) -> Self {
+    pub(crate) fn spawn(space: &str, cgroup: &Path, user: u32) -> Self {
         let binary = std::env::current_exe().expect("this is a binary");
         let mut child = Command::new(binary)
             .args(["--exact", "a_client_process_of_the_other_tests", "--ignored", "--nocapture"])
             .env(SPACE, space)
             .env(CGROUP, cgroup)
+            .env(USER, user.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -138,6 +140,16 @@ impl Client {
     /// Connects and closes that often, one after the other.
     pub fn repeat(&mut self, to: SocketAddr, count: u64) -> Went {
         self.went(&format!("repeat {to} {count}"))
+    }
+
+    /// Serves that port of every address from now on: a byte for each byte.
+    pub fn serve(&mut self, port: u16) {
+        self.tell(&format!("serve {port}"));
+    }
+
+    /// Is a mesh's proxy from now on, in a pod of these addresses.
+    pub fn stand_between(&mut self, address: &str, address6: &str) {
+        self.tell(&format!("proxy {address} {address6}"));
     }
 
     /// Begins a load of `count` connects; [`Self::truth`] waits for its end.
@@ -198,6 +210,7 @@ pub fn main() {
     let (Some(space), Some(cgroup)) = (std::env::var_os(SPACE), std::env::var_os(CGROUP)) else { return };
     std::fs::write(Path::new(&cgroup).join("cgroup.procs"), std::process::id().to_string()).expect("may move itself");
     enter_space(&space.to_string_lossy());
+    become_user(std::env::var(USER).ok().and_then(|user| user.parse().ok()).expect("is a number"));
     println!("\n{MARK}ready");
     let mut sockets = BTreeMap::new();
     for line in std::io::stdin().lines() {
@@ -233,10 +246,25 @@ fn obey(line: &str, sockets: &mut BTreeMap<String, TcpStream>) -> String {
             }
             0
         }
+        "serve" => {
+            proxy::serve(number(1) as u16);
+            0
+        }
+        "proxy" => {
+            proxy::start([words[1], words[2]].map(|word| word.parse().expect("is an address")));
+            0
+        }
         "load" => return load(number(1), number(2)).words(),
         other => panic!("no such command: {other}"),
     };
     format!("{errno} {began_ns} {}", now_ns())
+}
+
+/// A socket belongs to the user of the thread that makes it; threads that this one starts inherit it.
+fn become_user(user: u32) {
+    if user != 0 {
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(user)).expect("is root");
+    }
 }
 
 /// ETIMEDOUT stands for our own patience running out.
@@ -288,6 +316,9 @@ fn exchange(mut socket: &TcpStream) -> i64 {
 }
 
 pub use load::load;
+pub use proxy::{INBOUND, OUTBOUND};
 
 #[path = "load.rs"]
 mod load;
+#[path = "proxy.rs"]
+mod proxy;

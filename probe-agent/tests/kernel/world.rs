@@ -22,6 +22,7 @@ use probe_agent::kernel::{self, PROXY_UID, Probe, Settings};
 use probe_common::abi::{DestinationKey, DestinationValue, Hot, Loss, late_slots_for, slot_of};
 
 use crate::client::Client;
+use crate::client::{INBOUND, OUTBOUND};
 
 /// Answers one byte to each byte.
 pub const ANSWERING: u16 = 8001;
@@ -58,6 +59,16 @@ pub struct World {
     stop: Arc<AtomicBool>,
     listeners: Vec<JoinHandle<()>>,
     _turn: MutexGuard<'static, ()>,
+}
+
+/// The network namespaces of a world.
+#[derive(Clone, Copy, Debug)]
+pub enum Space {
+    Client,
+    Node,
+    Server,
+    /// See [`World::add_second_pod`].
+    Second,
 }
 
 /// Lets the kernel measure programs for as long as this lives.
@@ -204,7 +215,56 @@ impl World {
         if !self.clients.contains(&path) {
             self.clients.push(path.clone());
         }
-        Client::spawn(&self.spaces[0], &path)
+        Client::spawn(&self.spaces[0], &path, 0)
+    }
+
+    /// A process of that user in one of this world's network namespaces, in that cgroup.
+    pub fn process(&mut self, space: Space, cgroup: &str, user: u32) -> Client {
+        let path = self.cgroup(cgroup);
+        if !self.clients.contains(&path) {
+            self.clients.push(path.clone());
+        }
+        Client::spawn(&self.spaces[space as usize], &path, user)
+    }
+
+    /// One more pod beside the client's, from the node's other link.
+    pub fn add_second_pod(&mut self) {
+        let (space, node) = (format!("{}d", self.spaces[1]), self.spaces[1].clone());
+        self.spaces.push(space.clone());
+        run(&format!("ip netns add {space}"));
+        run(&format!("ip -n {space} link set lo up"));
+        run(&format!("ip -n {space} link add eth0 type veth peer name d0 netns {node}"));
+        for (space, link, address) in [(&space, "eth0", "198.18.2.2/24"), (&node, "d0", "198.18.2.1/24")] {
+            run(&format!("ip -n {space} addr add {address} dev {link}"));
+            run(&format!("ip -n {space} link set {link} up"));
+        }
+        run(&format!("ip -n {space} route add default via 198.18.2.1"));
+    }
+
+    /// Redirects what is dialled in and into the namespace to a proxy of that user, as a mesh's init container does.
+    pub fn redirect(&self, space: Space, user: u32) {
+        let space = &self.spaces[space as usize];
+        for program in ["iptables", "ip6tables"] {
+            for rule in [
+                format!("PREROUTING -p tcp -j REDIRECT --to-ports {INBOUND}"),
+                format!("OUTPUT -m owner --uid-owner {user} -j RETURN"),
+                "OUTPUT -o lo -j RETURN".to_owned(),
+                format!("OUTPUT -p tcp -j REDIRECT --to-ports {OUTBOUND}"),
+            ] {
+                run(&format!("ip netns exec {space} {program} -t nat -A {rule}"));
+            }
+        }
+    }
+
+    /// Drops whatever goes to the server's node, or no longer.
+    pub fn cut_node(&self, is_cut: bool) {
+        let (node, change) = (&self.spaces[1], if is_cut { "-I" } else { "-D" });
+        run(&format!("ip netns exec {node} iptables {change} FORWARD -d {SERVER} -j DROP"));
+    }
+
+    /// Takes the server's pod away, link and addresses.
+    pub fn remove_server(&self) {
+        run(&format!("ip -n {} link del s0", self.spaces[1]));
     }
 
     /// That cgroup of this world, made if it is not there.
@@ -221,8 +281,13 @@ impl World {
 
     /// A probe for the node whose root is that cgroup of this world.
     pub fn probe_of(&self, cgroup: &str) -> Counter {
+        self.probe_for(cgroup, PROXY_UID)
+    }
+
+    /// The same, with another user for the mesh's proxies.
+    pub fn probe_for(&self, cgroup: &str, proxy_uid: u32) -> Counter {
         let node_cgroup = kernel::node_cgroup(Some(&self.cgroup(cgroup))).expect("is a cgroup");
-        let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 16, proxy_uid: PROXY_UID };
+        let settings = Settings { node_cgroup, hot_capacity: HOT_CAPACITY, cold_capacity: 16, proxy_uid };
         let loaded = match std::env::var_os(OBJECT) {
             Some(path) => Probe::load_object(&fs::read(path).expect("the object is readable"), &settings),
             None => Probe::load(&settings),
