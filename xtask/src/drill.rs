@@ -92,7 +92,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 pub(crate) fn scenarios(lab: &Path) -> anyhow::Result<Vec<String>> {
     let told = told(lab, &[])?;
     let names = listed(&told);
-    anyhow::ensure!(!names.is_empty(), "{} lists no scenarios:\n{told}", lab.display());
+    let as_arguments: Vec<OsString> = names.iter().map(OsString::from).collect();
+    // Names that were read wrong are names that it does not know.
+    let are_known = !names.is_empty() && are_right(lab, &as_arguments)?;
+    anyhow::ensure!(are_known, "{} lists no scenarios that it would drill:\n{told}", lab.display());
     Ok(names)
 }
 
