@@ -495,10 +495,13 @@ impl Core {
         else {
             return;
         };
-        let is_news = entry.noticed.replace(guard) != Some(guard);
+        // What passes by itself within a moment is nobody's to look at.
+        let passes = matches!(guard, Guard::NotWarm | Guard::WritePending);
+        let is_news = entry.noticed.replace(guard) != Some(guard) && !passes;
+        let stand = if entry.split.is_failed() { "off" } else { "on" };
         self.tell(now, Some(id), TransitionKind::Held { backend: backend.clone(), guard });
         if is_news {
-            let note = format!("trafficsplit/{} stays on {backend}, which fails: {}", id.name, guard.sentence());
+            let note = format!("trafficsplit/{} stays {stand} {backend}, which fails: {}", id.name, guard.sentence());
             self.outputs.push_back(Output::Notice { split: id.clone(), reason: NoticeReason::Held, note });
         }
     }
@@ -555,7 +558,7 @@ impl Core {
             weight,
             health: health_name(&self.backend_health(links, &BTreeSet::new(), now)),
             ready: links.ready,
-            failing: weighed.iter().map(|weighed| weighed.failing).max().unwrap_or(0),
+            failing: weighed.iter().map(|weighed| weighed.failing.len()).max().unwrap_or(0),
             evidence: weighed.iter().map(|weighed| weighed.total).max().unwrap_or(0),
             nodes,
             observers: targets.iter().map(|target| target.observers(sight).count()).min().unwrap_or(0),
