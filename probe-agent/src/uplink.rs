@@ -57,7 +57,12 @@ pub enum News {
     /// A frame.
     Frame(ControllerFrame),
     /// A frame of a kind that this build does not know, or one that cannot be read, was passed over.
-    Skipped(String),
+    Skipped {
+        /// The frame's.
+        kind: u8,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The stream ended; it is tried again after a pause.
     Down(StreamError),
 }
@@ -265,9 +270,11 @@ impl Stream {
                 let news = match decoder.next_frame() {
                     Ok(None) => break,
                     Ok(Some(Decoded::Frame(frame))) => News::Frame(frame),
-                    Ok(Some(Decoded::Skipped { kind })) => News::Skipped(format!("kind {kind} is not known")),
-                    Err(error) if error.is_fatal() => return StreamError::Frame(error),
-                    Err(error) => News::Skipped(error.to_string()),
+                    Ok(Some(Decoded::Skipped { kind })) => {
+                        News::Skipped { kind, reason: format!("frame of kind {kind} is not known to this build") }
+                    }
+                    Err(error @ DecodeError::Payload { kind, .. }) => News::Skipped { kind, reason: error.to_string() },
+                    Err(error) => return StreamError::Frame(error),
                 };
                 if self.tell(news).await.is_err() {
                     return StreamError::Stopping;

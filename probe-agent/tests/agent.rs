@@ -9,6 +9,12 @@ mod cluster;
 mod controller;
 #[path = "agent/counting.rs"]
 mod counting;
+#[path = "agent/frames.rs"]
+mod frames;
+#[path = "agent/meshed.rs"]
+mod meshed;
+#[path = "agent/restart.rs"]
+mod restart;
 #[path = "agent/running.rs"]
 mod running;
 #[path = "agent/size.rs"]

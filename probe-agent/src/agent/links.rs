@@ -33,6 +33,8 @@ struct Link {
     outbox: Arc<Outbox>,
     task: AbortHandle,
     standing: Standing,
+    /// Kinds of frames that were passed over since the stream began.
+    skipped: BTreeSet<u8>,
 }
 
 /// How a stream stands.
@@ -93,13 +95,24 @@ impl Links {
             let stream =
                 uplink::run(controller, self.speaker.clone(), Arc::clone(&outbox), self.news.clone(), self.clock);
             let task = tasks.spawn("stream", stream);
-            self.links.insert(controller, Link { outbox, task, standing: Standing::Down(String::new()) });
+            self.links.insert(
+                controller,
+                Link { outbox, task, standing: Standing::Down(String::new()), skipped: BTreeSet::new() },
+            );
         }
     }
 
     /// The controller answered. False when it is none of ours any more.
     pub(super) fn on_up(&mut self, controller: SocketAddr) -> bool {
-        self.links.get_mut(&controller).map(|link| link.standing = Standing::Up).is_some()
+        let Some(link) = self.links.get_mut(&controller) else { return false };
+        link.standing = Standing::Up;
+        link.skipped.clear();
+        true
+    }
+
+    /// A frame was passed over. True for the first of its kind on this stream.
+    pub(super) fn is_first_skipped(&mut self, controller: SocketAddr, kind: u8) -> bool {
+        self.links.get_mut(&controller).is_some_and(|link| link.skipped.insert(kind))
     }
 
     /// The stream ended. True when it had been up.

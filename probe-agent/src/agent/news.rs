@@ -61,9 +61,14 @@ impl Agent {
                 }
             }
             uplink::News::Frame(frame) => self.on_frame(controller, frame),
-            uplink::News::Skipped(reason) => {
-                tracing::debug!(%controller, reason, "Frame passed over");
+            uplink::News::Skipped { kind, reason } => {
                 self.metrics.frames_skipped.inc();
+                // A controller of another release may send many of a kind: one word about it is enough.
+                if self.links.is_first_skipped(controller, kind) {
+                    tracing::warn!(%controller, reason, "Frame passed over");
+                } else {
+                    tracing::debug!(%controller, reason, "Frame passed over");
+                }
             }
             uplink::News::Down(error) => {
                 self.metrics.stream_ends.inc();

@@ -29,7 +29,7 @@ use crate::controller::{Controller, Mood};
 use crate::running::Running;
 
 const SERVICES: &str = "/api/v1/services";
-const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
@@ -69,7 +69,7 @@ impl Api {
     }
 
     /// Sends an event to every watch of the collection, once there is one.
-    async fn event(&self, collection: &str, kind: &str, object: &Value) {
+    pub(crate) async fn event(&self, collection: &str, kind: &str, object: &Value) {
         let line = format!("{}\n", json!({"type": kind, "object": object}));
         for _ in 0..500 {
             let watches: Vec<_> = {

@@ -118,9 +118,18 @@ impl Controller {
     }
 
     pub(crate) async fn send_bytes(&self, bytes: Vec<u8>) {
+        self.send_data(bytes, false).await;
+    }
+
+    /// Sends these bytes and ends the stream in good order.
+    pub(crate) async fn send_last_bytes(&self, bytes: Vec<u8>) {
+        self.send_data(bytes, true).await;
+    }
+
+    async fn send_data(&self, bytes: Vec<u8>, is_last: bool) {
         for _ in 0..500 {
             if let Some(stream) = self.down.lock().expect("not poisoned").as_mut() {
-                stream.send_data(bytes.into(), false).expect("the stream lives");
+                stream.send_data(bytes.into(), is_last).expect("the stream lives");
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -53,7 +53,7 @@ fn join(cgroup: &Path, pid: u32) {
 }
 
 /// Answers one byte with one byte, for as long as the test lives.
-fn mk_server() -> SocketAddr {
+pub(crate) fn mk_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("has an address");
     thread::spawn(move || {
@@ -69,12 +69,12 @@ fn mk_server() -> SocketAddr {
     address
 }
 
-fn mk_closed() -> SocketAddr {
+pub(crate) fn mk_closed() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("has an address")
 }
 
 /// A listener whose backlog is full: SYNs to it are dropped.
-fn mk_full() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
+pub(crate) fn mk_full() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("binds");
     let listener = socket.listen(1).expect("listens");
@@ -83,7 +83,7 @@ fn mk_full() -> (SocketAddr, tokio::net::TcpListener, Vec<TcpStream>) {
     (address, listener, waiting)
 }
 
-fn exchange(to: SocketAddr) -> bool {
+pub(crate) fn exchange(to: SocketAddr) -> bool {
     let exchange = || {
         let mut stream = TcpStream::connect(to)?;
         stream.write_all(b"x")?;

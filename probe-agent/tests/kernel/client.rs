@@ -210,7 +210,8 @@ pub fn main() {
     let (Some(space), Some(cgroup)) = (std::env::var_os(SPACE), std::env::var_os(CGROUP)) else { return };
     std::fs::write(Path::new(&cgroup).join("cgroup.procs"), std::process::id().to_string()).expect("may move itself");
     enter_space(&space.to_string_lossy());
-    become_user(std::env::var(USER).ok().and_then(|user| user.parse().ok()).expect("is a number"));
+    let user = std::env::var_os(USER).and_then(|user| user.to_str()?.parse().ok());
+    become_user(user.expect("is a number"));
     println!("\n{MARK}ready");
     let mut sockets = BTreeMap::new();
     for line in std::io::stdin().lines() {
