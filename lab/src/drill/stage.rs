@@ -232,19 +232,19 @@ impl Stage {
         Ok((plan.rate >= 100 && since.sent == 0).then(|| "no traffic flows".to_owned()))
     }
 
-    /// What agents have not told yet of a primary, though they are ready: a cluster that has been up for a while has two
-    /// nodes whose checks of it succeeded, and knows which of its endpoints are meshed.
+    /// What agents have not told yet of a primary, though they are ready. A cluster that has been up for a while has two
+    /// nodes whose checks of it succeeded; or it knows that its endpoints are meshed, of which no check proves anything.
     fn unobserved(&self, state: &Value, cluster: &Cluster) -> Option<String> {
-        let observers = cluster.agent_count().min(2);
-        let meshed = u64::try_from(self.others.meshed.len()).unwrap_or(u64::MAX);
+        let agents = cluster.agent_count();
+        let observers = if self.is_meshed() { 0 } else { agents.min(2) };
+        let meshed = if agents == 0 { 0 } else { u64::try_from(self.others.meshed.len()).unwrap_or(u64::MAX) };
         self.splits.iter().find_map(|split| {
             let primary = backend_of(state, &self.name_of(split), &split.primary)?;
             let told = |field: &str| primary.get(field).and_then(Value::as_u64).unwrap_or(0);
             if told("observers") < observers {
                 return Some(format!("fewer than {observers} nodes have checked {}", split.primary));
             }
-            let knows_proxies = cluster.agent_count() == 0 || told("meshed") >= meshed;
-            (!knows_proxies).then(|| format!("no agent has told yet that {} is meshed", split.primary))
+            (told("meshed") < meshed).then(|| format!("no agent has told yet that {} is meshed", split.primary))
         })
     }
 
