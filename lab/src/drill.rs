@@ -42,7 +42,7 @@ use self::progress::Progress;
 use self::report::{Report, ScenarioReport, run_line, table};
 use self::run::Running;
 use self::scenario::{Circumstances, Expect, Scenario};
-use self::shape::{Ground, PRIMARY};
+use self::shape::PRIMARY;
 use self::stage::{Billing, Stage};
 use self::verdict::{Conditions, reasons};
 use crate::world::clock::now_ns;
@@ -79,8 +79,9 @@ fn rehearse(plan: &Plan, programs: &Programs, halt: &Halt) -> Result<u8> {
     let run_dir = std::env::temp_dir().join(format!("splitsecond-drill-{}", std::process::id()));
     fs::create_dir_all(&run_dir).with_context(|| format!("cannot create {}", run_dir.display()))?;
     let begun = Premises::take(programs, &run_dir, halt, progress).and_then(|premises| {
-        let cluster = start_cluster(&premises, plan.ground(), plan.agents)?;
-        Ok(Drill { plan, cluster: Some(cluster), premises, runs_begun: 0, begun_ns, kept: None })
+        progress.line(&format!("Starting a cluster of {}; logs are in {}", plan.ground().name(), run_dir.display()));
+        let cluster = Cluster::start_on(&premises, plan.ground(), plan.agents)?;
+        Ok(Drill { plan, cluster, premises, runs_begun: 0, begun_ns, kept: None })
     });
     match begun {
         Ok(drill) => Ok(drill.play()),
@@ -89,12 +90,6 @@ fn rehearse(plan: &Plan, programs: &Programs, halt: &Halt) -> Result<u8> {
             Err(error)
         }
     }
-}
-
-fn start_cluster(premises: &Premises<'_>, ground: Ground, agents: bool) -> Result<Cluster> {
-    let logs = premises.run_dir.display();
-    premises.progress.line(&format!("Starting a cluster of {}; logs are in {logs}", ground.name()));
-    Cluster::start_on(premises, ground, agents)
 }
 
 /// Says why; somebody's wish is not the machine's fault.
@@ -114,8 +109,7 @@ fn end_early(error: &Error, code: u8) -> u8 {
 
 struct Drill<'a> {
     plan: &'a Plan,
-    /// None only where another one could not be started in its place.
-    cluster: Option<Cluster>,
+    cluster: Cluster,
     premises: Premises<'a>,
     runs_begun: u32,
     begun_ns: u64,
@@ -161,25 +155,8 @@ impl Drill<'_> {
         self.end(code)
     }
 
-    /// Sees to it that the cluster is of this ground.
-    fn enter(&mut self, ground: Ground) -> Result<()> {
-        // Two clusters at once would share this machine's processors: the old one goes first.
-        if let Some(other) = self.cluster.take_if(|cluster| cluster.ground() != ground) {
-            other.remove().context("the cluster of the scenario before cannot be removed")?;
-        }
-        if self.cluster.is_none() {
-            self.cluster = Some(start_cluster(&self.premises, ground, self.plan.agents)?);
-        }
-        Ok(())
-    }
-
-    fn cluster(&self) -> Result<&Cluster> {
-        self.cluster.as_ref().context("there is no cluster")
-    }
-
     /// Every run of one scenario. A run that could not be carried through counts against it.
     fn play_scenario(&mut self, scenario: &Scenario, last: bool, played: &mut Played) -> Result<()> {
-        self.enter(self.plan.ground())?;
         self.premises.progress.line(&format!("{}: {}", scenario.name, scenario.line));
         if let Some(note) = scenario.note() {
             self.premises.progress.line(&format!("  {note}"));
@@ -204,7 +181,7 @@ impl Drill<'_> {
                     self.premises.progress.line(&format!("  {number:>3} of {}: FAIL: {error:#}", self.plan.runs));
                     played.reasons.push(format!("run {number}: {error:#}"));
                     // An agent that is gone stays gone: every later run would only wait for it.
-                    self.cluster()?.agents_live()?;
+                    self.cluster.agents_live()?;
                 }
             }
         }
@@ -214,7 +191,7 @@ impl Drill<'_> {
     fn play_run(&mut self, scenario: &Scenario, policy: &Policy, keep: bool) -> Result<Run> {
         self.runs_begun += 1;
         let Premises { programs, halt, progress, .. } = self.premises;
-        let cluster = self.cluster.as_ref().context("there is no cluster")?;
+        let cluster = &self.cluster;
         let billing = Billing { policy, players: scenario.players, number: self.runs_begun };
         let mut stage = Stage::set(cluster, self.plan, programs, billing, halt, progress)?;
         let outcome = stage.warm_up(cluster, self.plan, halt, progress).and_then(|()| {
@@ -273,7 +250,7 @@ impl Drill<'_> {
     /// Leaves everything running until somebody wants the end.
     fn keep(&self) -> Result<()> {
         let Some(stage) = &self.kept else { return Ok(()) };
-        let kubeconfig = self.cluster()?.outside().kubeconfig.display().to_string();
+        let kubeconfig = self.cluster.outside().kubeconfig.display().to_string();
         let namespace = &stage.namespace;
         self.premises.progress.print(&format!(
             "The cluster of the last run goes on, its fault mended. In another terminal:\n\n  \
@@ -294,7 +271,7 @@ impl Drill<'_> {
         let Premises { run_dir, halt, progress, .. } = premises;
         drop(kept);
         let asked = matches!(halt.check(), Err(Cause::Asked(_)));
-        let removed = cluster.map_or(Ok(()), Cluster::remove);
+        let removed = cluster.remove();
         let code = if removed.is_err() { code.max(1) } else { code };
         if let Err(error) = &removed {
             progress.line(&format!("Something could not be removed: {error:#}"));

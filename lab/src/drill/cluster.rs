@@ -280,12 +280,6 @@ impl Cluster {
         &self.background
     }
 
-    /// What it was built as.
-    #[must_use]
-    pub fn ground(&self) -> Ground {
-        self.ground
-    }
-
     /// Which pod plays which part, where all of them do.
     #[must_use]
     pub fn cast(&self) -> &Cast {

@@ -39,7 +39,7 @@ const BACKEND_NODES: usize = 3;
 const WEST_NODE: &str = "west";
 const WEST_ENDPOINTS: usize = 2;
 
-/// What a cluster is built as. Scenarios of one ground follow one another on the same cluster.
+/// What a cluster is built as: all scenarios of a drill take place on the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
     /// One of the two shapes of the command line.
