@@ -5,6 +5,7 @@
 //! no filter by relevance (the core knows what it needs) and no write.
 
 mod endpoints;
+mod retry;
 pub(crate) mod revision;
 mod service;
 mod slice_faults;

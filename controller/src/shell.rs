@@ -4,6 +4,7 @@
 //! JoinSet. The first SIGTERM or SIGINT drains: no new facts, the writes under way are finished and their Events published;
 //! the second aborts. Deliberately no judgement: what happens between two inputs is [`turn`]'s and the core's.
 
+mod contest;
 mod notices;
 mod objects;
 mod strays;

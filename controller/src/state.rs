@@ -12,6 +12,7 @@
 //!  "agents":[{"node":"n1","freshness":"fresh","stream":3,"stream_age_ms":..}],
 //!  "findings":[{"object":"trafficsplit demo/bad","kind":"missing-service","text":"spec.service \"web\" does not exist..",
 //!               "age_ms":..}],
+//!  "disbelieved":{"unknown_destinations":0,"foreign_endpoints":0},
 //!  "splits":[{"split":"demo/emoji","state":"steady","primary":"web","guard":null,"guard_sentence":null,"fault":null,
 //!             "failovers":0,"dwell_left_ms":0,"backends":[{"service":"web","weight":"1","weight_milli":1000,
 //!             "health":"healthy","ready":6,"failing":0,"evidence_millinats":0,"observers":3,"last_success_ms":12,
@@ -199,6 +200,10 @@ impl Surface for View {
             "watches": self.progress.watches(),
             "agents": snapshot.agents.iter().map(|agent| json::agent(agent, now)).collect::<Vec<_>>(),
             "findings": snapshot.findings.iter().map(|(finding, since)| json::finding(finding, *since, now)).collect::<Vec<_>>(),
+            "disbelieved": {
+                "unknown_destinations": snapshot.sums.unknown_destinations,
+                "foreign_endpoints": snapshot.sums.foreign_endpoints,
+            },
             "splits": snapshot.splits.iter().map(|(id, split)| json::split(id, split)).collect::<Vec<_>>(),
             "transitions": lock(&self.transitions).iter().map(json::transition).collect::<Vec<_>>(),
         })

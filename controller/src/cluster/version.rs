@@ -8,7 +8,8 @@ use std::time::Duration;
 use kube::Client;
 use kube::core::{ApiResource, GroupVersionKind};
 
-use super::watch::{Backoff, Chain};
+use super::retry::Backoff;
+use super::watch::Chain;
 use crate::clock;
 use crate::state::progress::{Progress, Watch};
 

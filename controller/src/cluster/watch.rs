@@ -14,19 +14,12 @@ use controller_core::{Input, Time};
 use futures::StreamExt;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Resource, ResourceExt};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use serde::de::DeserializeOwned;
 
+use super::retry::{Backoff, Troubles};
 use super::{Cluster, Observation};
 use crate::clock;
 use crate::state::progress::Watch;
-
-/// First pause after an error.
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-
-/// Longest pause: an API server that is back is noticed within half a second. kube's own default goes up to 30 s.
-const BACKOFF_LAST: Duration = Duration::from_millis(500);
 
 /// How long the server may hold a watch, in seconds. Resuming one costs one request, so it is short against the usual
 /// 290 s: the client notices a connection that died in silence a little later than this.
@@ -34,9 +27,6 @@ const WATCH_SECONDS: u32 = 30;
 
 /// A watch that ends this much before its time was ended for another reason than its time.
 const WATCH_TOLERANCE: Duration = Duration::from_secs(2);
-
-/// Different errors that are told of one watch before it runs again. An outage has two or three.
-const TROUBLES: usize = 8;
 
 /// Objects per page of a list, as in client-go.
 const PAGE: u32 = 500;
@@ -157,26 +147,6 @@ impl WatchError {
             | Self::Behind
             | Self::NotServed => false,
         }
-    }
-}
-
-/// What was told of a watch that is in trouble: each thing once, until it runs again.
-#[derive(Debug, Default)]
-struct Troubles {
-    told: BTreeSet<String>,
-}
-
-impl Troubles {
-    /// Whether `error` is news.
-    fn is_news(&mut self, error: &str) -> bool {
-        self.told.len() < TROUBLES && self.told.insert(error.to_owned())
-    }
-
-    /// The watch was answered; whether that is news.
-    fn end(&mut self) -> bool {
-        let were_some = !self.told.is_empty();
-        self.told.clear();
-        were_some
     }
 }
 
@@ -342,35 +312,6 @@ pub(super) fn forget(known: &mut BTreeSet<ObjectId>, listed: &BTreeSet<ObjectId>
     gone
 }
 
-/// Doubling pauses, each shortened at random by up to half, so that watches and replicas do not come back in step.
-pub(super) struct Backoff {
-    next: Duration,
-    random: SmallRng,
-}
-
-impl Backoff {
-    pub(super) fn new(seed: u64) -> Self {
-        Self { next: BACKOFF_FIRST, random: SmallRng::seed_from_u64(seed) }
-    }
-
-    /// The server answered.
-    pub(super) fn reset(&mut self) {
-        self.next = BACKOFF_FIRST;
-    }
-
-    /// How long to wait now.
-    pub(super) fn step(&mut self) -> Duration {
-        let whole = self.next;
-        self.next = (whole * 2).min(BACKOFF_LAST);
-        whole.mul_f64(self.random.random_range(0.5..=1.0))
-    }
-
-    /// Waits that long.
-    pub(super) async fn pause(&mut self) {
-        tokio::time::sleep(self.step()).await;
-    }
-}
-
 /// An error with what caused it, on one line.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
@@ -416,32 +357,5 @@ mod tests {
         assert!(!is_early(began, began + Duration::from_secs(30)));
         assert!(!is_early(began, began + Duration::from_secs(29)));
         assert!(is_early(began, began + Duration::from_secs(5)));
-    }
-
-    #[test]
-    fn each_trouble_is_told_once_until_the_watch_runs_again() {
-        let mut troubles = Troubles::default();
-        assert!(!troubles.end(), "nothing was wrong");
-        let told = ["refused", "reset", "refused", "reset"].map(|error| troubles.is_news(error));
-        assert_eq!(told, [true, true, false, false]);
-        assert!(troubles.end());
-        assert!(!troubles.end());
-        assert!(troubles.is_news("refused"));
-        let news = (0..100).filter(|number| troubles.is_news(&number.to_string())).count();
-        assert_eq!(news, TROUBLES - 1, "whatever a server makes up");
-    }
-
-    #[test]
-    fn pauses_grow_to_half_a_second_and_start_anew_after_an_answer() {
-        for seed in 0..100 {
-            let mut backoff = Backoff::new(seed);
-            for whole_ms in [50, 100, 200, 400, 500, 500] {
-                let step = backoff.step();
-                let whole = Duration::from_millis(whole_ms);
-                assert!(step <= whole && step >= whole / 2, "seed {seed}: {step:?} of {whole:?}");
-            }
-            backoff.reset();
-            assert!(backoff.step() <= BACKOFF_FIRST);
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! overtaken it. Deliberately no policy: every `if` in this file is about delivery.
 
 mod counters;
+mod log;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 pub(super) use counters::Counters;
 
 use super::Inlets;
+use super::contest::Contest;
 use super::notices::Notices;
 use super::objects::Objects;
 use super::strays::{Strays, Word};
@@ -29,7 +31,7 @@ use crate::clock;
 use crate::cluster::{Observation, SplitObject};
 use crate::findings::{Finding, FindingKind, Findings, News, Subject};
 use crate::ingest::Arrival;
-use crate::state::json::{cause_name, kind_name};
+use crate::state::json::cause_name;
 use crate::state::{AgentRow, Ask, SNAPSHOT_AGE, Snapshot, View};
 use crate::write::counters::{Counters as WriteCounters, direction_name, outcome_name};
 use crate::write::event::{Announcement, FAILOVER, INVALID_POLICY, announce};
@@ -66,6 +68,13 @@ struct Agent {
     freshness: Freshness,
     stream: Option<Downstream>,
     strays: Strays,
+    contest: Contest,
+}
+
+impl Agent {
+    fn new() -> Self {
+        Self { freshness: Freshness::Unknown, stream: None, strays: Strays::default(), contest: Contest::default() }
+    }
 }
 
 struct Downstream {
@@ -202,7 +211,7 @@ impl Turn {
     fn tell_findings(&mut self) {
         let now = (self.now)();
         for news in self.findings.step(now) {
-            log_finding(&news);
+            log::finding(&news);
             let News::Found(Finding { subject: Subject::Split(split), kind, text }) = news else { continue };
             // The core has already said so of a split that it cannot understand.
             if kind != FindingKind::Undecodable {
@@ -234,22 +243,25 @@ impl Turn {
 
     fn on_arrival(&mut self, arrival: Arrival) {
         match arrival {
-            Arrival::Began { node, stream: number, downstream: frames } => {
-                let agent = self.agents.entry(node).or_insert(Agent {
-                    freshness: Freshness::Unknown,
-                    stream: None,
-                    strays: Strays::default(),
-                });
-                // An older stream of the node ends here, with its sender.
-                if agent.stream.as_ref().is_none_or(|known| known.number < number) {
-                    agent.stream = Some(Downstream { number, began: (self.now)(), frames });
-                }
-            }
+            Arrival::Began { node, stream, downstream } => self.on_stream(node, stream, downstream),
             Arrival::Frame { node, stream, frame, decoded } => self.on_frame(node, stream, frame, decoded),
             Arrival::Ended { node, stream } => {
                 self.let_go(&node, stream);
                 self.handle(Input::AgentGone { node, stream }, (self.now)());
             }
+        }
+    }
+
+    /// A stream began; an older one of the node ends here, with its sender.
+    fn on_stream(&mut self, node: String, number: u64, frames: mpsc::Sender<ControllerFrame>) {
+        let now = (self.now)();
+        let agent = self.agents.entry(node.clone()).or_insert_with(Agent::new);
+        if agent.stream.as_ref().is_some_and(|known| known.number > number) {
+            return;
+        }
+        let replaced = agent.stream.replace(Downstream { number, began: now, frames });
+        if replaced.is_some() && agent.contest.on_replaced(now) {
+            tracing::warn!(node, "Two agents speak for one node and push each other out: its counts cannot be trusted");
         }
     }
 
@@ -392,67 +404,8 @@ impl Turn {
             agent.freshness = *freshness;
         }
         self.counters.on_transition(&transition);
-        log(&transition);
+        log::transition(&transition);
         self.view.on_transition(transition);
-    }
-}
-
-fn log_finding(news: &News) {
-    let (Finding { subject, kind, text }, is_found) = match news {
-        News::Found(finding) => (finding, true),
-        News::Mended(finding) => (finding, false),
-    };
-    let reason = kind.as_str();
-    match (subject, is_found) {
-        (Subject::Split(ObjectId { namespace, name: split }), true) => {
-            tracing::warn!(namespace, split, reason, error = text, "TrafficSplit has a fault");
-        }
-        (Subject::Split(ObjectId { namespace, name: split }), false) => {
-            tracing::info!(namespace, split, reason, error = text, "TrafficSplit's fault is mended");
-        }
-        (Subject::Slice { slice: ObjectId { namespace, name: slice }, service }, true) => {
-            tracing::warn!(namespace, service, slice, reason, error = text, "EndpointSlice has a fault");
-        }
-        (Subject::Slice { slice: ObjectId { namespace, name: slice }, service }, false) => {
-            tracing::info!(namespace, service, slice, reason, error = text, "EndpointSlice's fault is mended");
-        }
-    }
-}
-
-fn log(transition: &Transition) {
-    let namespace = transition.split.as_ref().map(|split| split.namespace.as_str());
-    let split = transition.split.as_ref().map(|split| split.name.as_str());
-    let kind = kind_name(&transition.kind);
-    match &transition.kind {
-        TransitionKind::Reported { backend, node, destination, .. } => {
-            tracing::debug!(namespace, split, backend, node, %destination, kind, "Failures were reported");
-        }
-        TransitionKind::Suspect { backend } | TransitionKind::Cleared { backend } => {
-            tracing::info!(namespace, split, backend, kind, "Backend changed");
-        }
-        TransitionKind::Condemned { backend, grounds, .. } => {
-            tracing::info!(namespace, split, backend, kind, reason = grounds.as_str(), "Backend changed");
-        }
-        TransitionKind::Disbelieved { node, address } => {
-            tracing::warn!(node, destination = %address, kind, "Agent spoke for an endpoint of another node");
-        }
-        TransitionKind::Held { backend, guard } => {
-            tracing::info!(namespace, split, backend, kind, reason = guard.as_str(), "Traffic is held where it is");
-        }
-        TransitionKind::Decided { write, direction, cause } => {
-            let (direction, cause) = (direction_name(*direction), cause_name(*cause));
-            tracing::info!(namespace, split, write = write.0, direction, cause, kind, "Write was decided");
-        }
-        TransitionKind::Acknowledged { write, direction } => {
-            let direction = direction_name(*direction);
-            tracing::debug!(namespace, split, write = write.0, direction, kind, "Write was acknowledged");
-        }
-        TransitionKind::NotApplied { write, error } => {
-            tracing::warn!(namespace, split, write = write.0, kind, error, "Write was not applied");
-        }
-        TransitionKind::Agent { node, freshness } => {
-            tracing::info!(node, freshness = freshness.as_str(), kind, "Agent changed");
-        }
     }
 }
 

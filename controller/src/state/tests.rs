@@ -72,6 +72,7 @@ async fn a_reader_gets_what_the_loop_knows_now() {
                             "text": "spec.service \"web\" does not exist"}])
     );
     assert_eq!(state["ready"], false);
+    assert_eq!(state["disbelieved"], serde_json::json!({"unknown_destinations": 7, "foreign_endpoints": 0}));
     assert_eq!(
         state["agents"][0],
         serde_json::json!({"node": "n1", "freshness": "fresh", "stream": 4, "stream_age_ms": 1000})

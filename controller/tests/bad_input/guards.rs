@@ -22,6 +22,23 @@ pub(crate) fn cases() -> Vec<Case> {
             "Weights stay: there is nowhere better to go.",
         ),
         Case {
+            control: Control::Moves,
+            ..held(
+                "The secondaries fail while traffic is on them",
+                |scene| {
+                    Box::pin(async {
+                        scene.fail_over_bad().await;
+                        scene.world.kill("198.18.4.");
+                        let held = "no-healthy-secondary";
+                        scene.controller().until(|state| split_of(state, "demo/bad")["guard"] == held).await;
+                    })
+                },
+                &["reason=no-healthy-secondary"],
+                "splitsecond_controller_held_total{guard=\"no-healthy-secondary\"}",
+                "Weights stay where they are until somebody answers: whoever answers first gets the traffic.",
+            )
+        },
+        Case {
             nodes: &["n1"],
             ..held(
                 "One node with an agent",

@@ -252,6 +252,20 @@ fn mk_failures(to: Destination, self_hop: bool) -> Row {
 
 fn manners() -> Vec<Case> {
     vec![
+        word(
+            "Two agents that speak for one node",
+            "splitsecond_controller_frames_total{kind=\"hello\"}",
+            |scene| {
+                Box::pin(async {
+                    for _ in 0..8 {
+                        let peer = Peer::hello(scene.ingest()).await;
+                        scene.kept.push(Box::new(peer));
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                })
+            },
+            "The newest stream counts, each older one is ended. Every other node's agent is believed as before.",
+        ),
         Case {
             lines: 0,
             ..word(
@@ -321,8 +335,13 @@ fn manners() -> Vec<Case> {
                                 split["spec"]["backends"][0]["weight"] = json!(1 + turn % 2);
                             })
                             .unwrap();
-                        if turn % 64 == 0 {
-                            tokio::time::sleep(Duration::from_millis(5)).await;
+                        // Slowly enough for everybody who reads.
+                        if turn % 32 == 0 {
+                            tokio::time::sleep(Duration::from_millis(10)).await;
+                            let is_told = |line: &Value| line["message"].as_str().unwrap().contains("does not read");
+                            if scene.controller().lines_after(0).iter().any(is_told) {
+                                return;
+                            }
                         }
                     }
                 })
