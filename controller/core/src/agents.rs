@@ -185,6 +185,12 @@ impl Agents {
         }
     }
 
+    /// The number of a node of that name.
+    #[must_use]
+    pub fn id(&self, name: &str) -> Option<NodeId> {
+        self.ids.get(name).copied()
+    }
+
     /// A node's current stream.
     #[must_use]
     pub fn stream(&self, node: NodeId) -> Option<u64> {

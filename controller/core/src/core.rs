@@ -434,7 +434,8 @@ impl Core {
             suspect: any(&|target| target.is_suspect() || target.refusing_proxies(sight) > 0),
             watched: self.agents.nodes().any(|node| self.agents.can_check(node, &self.config, now)),
             recovered: all(&|target| target.has_recovered(sight)),
-            fails_probation: any(&|target| target.fails_probation(sight)),
+            fails_probation: any(&|target| target.fails_probation(false, sight)),
+            fails_probation_alone: any(&|target| target.fails_probation(true, sight)),
             was_healthy: any(&Target::was_healthy),
         }
     }
@@ -574,7 +575,7 @@ impl Core {
 /// more than half of its ports.
 fn verdict_of_ports(targets: &[&Target], sight: Sight<'_>) -> Verdict {
     let verdicts: Vec<(u64, Verdict)> =
-        targets.iter().map(|target| (target.attempts_lately(sight.now), target.verdict(sight))).collect();
+        targets.iter().zip(shares(targets, sight.now)).map(|(target, share)| (share, target.verdict(sight))).collect();
     let idle = verdicts.iter().all(|(attempts, _)| *attempts == 0);
     let share = |holds: &dyn Fn(&Verdict) -> bool| -> u64 {
         verdicts
@@ -605,6 +606,23 @@ fn verdict_of_ports(targets: &[&Target], sight: Sight<'_>) -> Verdict {
         return Verdict::Unobserved { guard: *guard, alone };
     }
     if verdicts.iter().all(|(_, verdict)| *verdict == Verdict::Clear) { Verdict::Clear } else { Verdict::Suspect }
+}
+
+/// What each port carried within the last minute. One node counts at most as much as all others together, where there
+/// are others: a retry loop, or a lie, makes no port the one that matters.
+fn shares(targets: &[&Target], now: Time) -> Vec<u64> {
+    let mut nodes: BTreeMap<NodeId, u128> = BTreeMap::new();
+    for (node, attempts) in targets.iter().flat_map(|target| target.attempts_by_node(now)) {
+        *nodes.entry(node).or_default() += u128::from(attempts);
+    }
+    let all: u128 = nodes.values().sum();
+    let capped = |(node, attempts): (NodeId, u64)| {
+        let of_node = nodes.get(&node).copied().unwrap_or(0);
+        let others = all - of_node;
+        let cap = if others == 0 { of_node } else { of_node.min(others) };
+        u64::try_from(u128::from(attempts) * cap / of_node.max(1)).unwrap_or(u64::MAX)
+    };
+    targets.iter().map(|target| target.attempts_by_node(now).map(capped).sum()).collect()
 }
 
 const fn is_condemned(verdict: Verdict) -> bool {

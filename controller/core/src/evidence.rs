@@ -56,11 +56,23 @@ impl Cusum {
     }
 }
 
+/// Where samples come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Users' connections.
+    Traffic,
+    /// An agent's check.
+    Check,
+}
+
 /// What one node knows about one destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stream {
     connect: Cusum,
     flow: Cusum,
+    /// The same of traffic alone, without checks.
+    traffic: Cusum,
+    last_traffic: Option<Time>,
     last_sample: Option<Time>,
     last_failure: Option<Time>,
     last_success: Option<Time>,
@@ -115,12 +127,21 @@ impl Bucket {
 }
 
 impl Stream {
-    fn on_bucket(&mut self, bucket: Bucket, now: Time) {
+    fn on_bucket(&mut self, bucket: Bucket, source: Source, now: Time) {
         if self.last_failure.is_some_and(|at| now.since(at) > MEMORY) {
-            (self.connect, self.flow) = (Cusum::default(), Cusum::default());
+            (self.connect, self.flow, self.traffic) = (Cusum::default(), Cusum::default(), Cusum::default());
         }
         self.connect.on_bucket(bucket.successes, bucket.failures);
         self.flow.on_bucket(bucket.flow_successes, bucket.flow_failures);
+        match source {
+            Source::Check => {}
+            Source::Traffic => {
+                self.traffic.on_bucket(bucket.successes, bucket.failures);
+                if bucket.successes > 0 || bucket.any_failure() {
+                    self.last_traffic = Some(now);
+                }
+            }
+        }
         if bucket.successes > 0 {
             self.last_success = Some(now);
         }
@@ -140,6 +161,21 @@ impl Stream {
             Some(at) if now.since(at) <= MEMORY => u64::from(self.connect.sum.max(self.flow.sum)),
             Some(_) | None => 0,
         }
+    }
+
+    /// The evidence of traffic alone, in thousandths of a nat.
+    #[must_use]
+    pub fn traffic_sum(&self, now: Time) -> u64 {
+        match self.last_failure {
+            Some(at) if now.since(at) <= MEMORY => u64::from(self.traffic.sum.max(self.flow.sum)),
+            Some(_) | None => 0,
+        }
+    }
+
+    /// When traffic last gave a sample.
+    #[must_use]
+    pub const fn last_traffic(&self) -> Option<Time> {
+        self.last_traffic
     }
 
     /// When the last success or failure was taken in.
@@ -169,8 +205,8 @@ pub struct Evidence {
 
 impl Evidence {
     /// Takes a bucket of samples in.
-    pub fn on_bucket(&mut self, to: Destination, node: NodeId, bucket: Bucket, now: Time) {
-        self.streams.entry(to).or_default().entry(node).or_default().on_bucket(bucket, now);
+    pub fn on_bucket(&mut self, to: Destination, node: NodeId, bucket: Bucket, source: Source, now: Time) {
+        self.streams.entry(to).or_default().entry(node).or_default().on_bucket(bucket, source, now);
     }
 
     /// Remembers that a check from `node` succeeded.
@@ -190,7 +226,8 @@ impl Evidence {
     /// What was held against a destination is settled: every node's sum starts at zero.
     pub fn settle(&mut self, to: &Destination) {
         for stream in self.streams.get_mut(to).into_iter().flat_map(BTreeMap::values_mut) {
-            *stream = Stream { connect: Cusum::default(), flow: Cusum::default(), ..*stream };
+            let nothing = Cusum::default();
+            *stream = Stream { connect: nothing, flow: nothing, traffic: nothing, ..*stream };
         }
     }
 
@@ -202,6 +239,14 @@ impl Evidence {
     /// What each node says about a destination.
     pub fn nodes(&self, to: &Destination) -> impl Iterator<Item = (NodeId, &Stream)> {
         self.streams.get(to).into_iter().flatten().map(|(node, stream)| (*node, stream))
+    }
+
+    /// Of an endpoint's families, the one that was used last; the first where none was.
+    #[must_use]
+    pub fn used(&self, to: &[Destination]) -> Option<Destination> {
+        let last = |to: &Destination| self.nodes(to).filter_map(|(_, stream)| stream.last_traffic()).max();
+        let by_use = to.iter().enumerate().max_by_key(|(index, to)| (last(to), std::cmp::Reverse(*index)));
+        by_use.map(|(_, to)| *to)
     }
 
     /// What one node says about a destination.
@@ -263,7 +308,7 @@ mod tests {
     #[test]
     fn evidence_is_over_when_nothing_has_failed_for_its_memory() {
         let mut stream = Stream::default();
-        stream.on_bucket(Bucket::check(false), Time(0));
+        stream.on_bucket(Bucket::check(false), Source::Check, Time(0));
         assert_eq!(stream.sum(Time(0) + MEMORY), u64::from(FAILURE));
         assert_eq!(stream.sum(Time(1) + MEMORY), 0);
     }
@@ -271,9 +316,9 @@ mod tests {
     #[test]
     fn evidence_that_is_over_does_not_come_back_with_the_next_failure() {
         let mut stream = Stream::default();
-        stream.on_bucket(Bucket::check(false), Time(0));
+        stream.on_bucket(Bucket::check(false), Source::Check, Time(0));
         let later = Time(1) + MEMORY;
-        stream.on_bucket(Bucket::check(false), later);
+        stream.on_bucket(Bucket::check(false), Source::Check, later);
         assert_eq!(stream.sum(later), u64::from(FAILURE));
     }
 }

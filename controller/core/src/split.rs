@@ -55,6 +55,8 @@ pub struct Health {
     pub recovered: bool,
     /// It fails too much for a step of the ramp.
     pub fails_probation: bool,
+    /// The same by the word of the only node that there is, where a split allows one to decide.
+    pub fails_probation_alone: bool,
     /// Somebody saw it healthy once.
     pub was_healthy: bool,
 }
@@ -132,6 +134,8 @@ pub struct Split {
     retry: Duration,
     written: Option<String>,
     held: Option<Guard>,
+    /// Secondaries that lost their traffic while the primary was off: until when they do not get it back, and how often.
+    left: BTreeMap<String, (Time, u32)>,
 }
 
 impl Split {
@@ -151,6 +155,7 @@ impl Split {
             retry: RETRY_MIN,
             written: None,
             held: None,
+            left: BTreeMap::new(),
             facts,
         };
         split.adopt(config, now);
@@ -271,9 +276,11 @@ impl Split {
             State::Failed { cause, dwell_until, ready_since } => {
                 let ready_since = if primary.ready { ready_since.or(Some(now)) } else { None };
                 self.state = State::Failed { cause, dwell_until, ready_since };
-                self.wish_failed(cause, dwell_until, ready_since, health, config, now)
+                self.wish_failed((cause, dwell_until, ready_since), health, gates, config, now)
             }
-            State::Probation { cause, step, until } => self.wish_probation(cause, step, until, health, config, now),
+            State::Probation { cause, step, until } => {
+                self.wish_probation((cause, step, until), health, gates, config, now)
+            }
         };
         match wish {
             Wish::Move(_) if config.mode == Mode::Observe => Wish::Hold(Guard::ObserveMode),
@@ -311,8 +318,7 @@ impl Split {
 
     fn fail_over(&self, chosen: &[bool], steady: &[Weight], episode: Option<Time>, config: &Config, now: Time) -> Wish {
         let failovers = self.failovers_in_a_row(now);
-        let dwell =
-            config.dwell.saturating_mul(1u32.checked_shl(failovers.min(20)).unwrap_or(u32::MAX)).min(config.dwell_max);
+        let dwell = doubled(config, failovers);
         let next = State::Failed { cause: MoveCause::Connections, dwell_until: now + dwell, ready_since: None };
         move_or_hold(weights::failover(self.primary(), chosen, steady), |weights| Move {
             failovers: failovers.saturating_add(1),
@@ -322,24 +328,29 @@ impl Split {
 
     fn wish_failed(
         &self,
-        cause: MoveCause,
-        dwell_until: Time,
-        ready_since: Option<Time>,
+        (cause, dwell_until, ready_since): (MoveCause, Time, Option<Time>),
         health: &[Health],
+        gates: Gates,
         config: &Config,
         now: Time,
     ) -> Wish {
         let primary = health[self.primary()];
-        let chosen = self.keepers(health);
+        let chosen = self.keepers(health, now);
         let nobody = !chosen.contains(&true);
         let may_return = match cause {
             MoveCause::Readiness => {
-                ready_since.is_some_and(|since| now.since(since) >= config.readiness_hold) && !primary.suspect
+                // New pods that are ready and refuse everybody are no return; but where nobody may check, nobody ever
+                // sees them answer.
+                let wait = if primary.healthy || !primary.watched { Duration::ZERO } else { config.dwell };
+                ready_since.is_some_and(|since| now.since(since) >= config.readiness_hold + wait) && !primary.suspect
             }
-            MoveCause::Connections => now >= dwell_until && primary.ready && primary.recovered,
+            // Silence is no recovery.
+            MoveCause::Connections => now >= dwell_until && primary.ready && primary.recovered && gates.majority,
         };
-        // The lesser evil: nobody else is left, and the primary answers.
-        if nobody && primary.ready && primary.healthy {
+        // The lesser evil: nobody else is left, and the primary answers. Once it may have its way at once; primary and
+        // secondary that take turns would have it for ever.
+        let at_once = self.failovers_in_a_row(now) <= 1 || now >= dwell_until;
+        if nobody && primary.ready && primary.healthy && at_once {
             return self.fail_back(cause);
         }
         if may_return {
@@ -361,23 +372,24 @@ impl Split {
 
     fn wish_probation(
         &self,
-        cause: MoveCause,
-        step: usize,
-        until: Time,
+        (cause, step, until): (MoveCause, usize, Time),
         health: &[Health],
+        gates: Gates,
         config: &Config,
         now: Time,
     ) -> Wish {
         let primary = health[self.primary()];
-        let chosen = self.keepers(health);
-        if !primary.ready || primary.fails_probation {
+        let chosen = self.keepers(health, now);
+        let fails = primary.fails_probation || (self.facts.single_node && primary.fails_probation_alone);
+        if !primary.ready || fails {
             return self.fail_over(&chosen, &self.recorded_steady(), None, config, now);
         }
         let is_whole = self.steady_weights().is_some_and(|weights| weights == self.observed());
         if !chosen.contains(&true) || is_whole {
             return self.fail_back(cause);
         }
-        if now < until {
+        // A step that nobody watches is no test.
+        if now < until || !gates.majority {
             return Wish::Stay;
         }
         self.ramp_up(cause, step + 1, &chosen, config, now)
@@ -436,9 +448,12 @@ impl Split {
 
     /// Who keeps or gets traffic while the primary is off: who draws it already stays until condemned, another joins
     /// when it answers. Where nobody watches, or nobody that draws traffic is left, readiness has to do.
-    fn keepers(&self, health: &[Health]) -> Vec<bool> {
+    fn keepers(&self, health: &[Health], now: Time) -> Vec<bool> {
         let proved = |backend: &Health| backend.healthy || !backend.watched;
         let mut chosen = self.secondaries(health, |backend| backend.ready && !backend.suspect && proved(backend));
+        for (backend, chosen) in self.facts.backends.iter().zip(&mut chosen) {
+            *chosen &= self.left.get(&backend.service).is_none_or(|(until, _)| now >= *until);
+        }
         let mut anyone_left = false;
         for (index, backend) in health.iter().enumerate() {
             let draws = self.facts.backends.get(index).is_some_and(|backend| !backend.weight.is_zero());
@@ -508,8 +523,11 @@ impl Split {
                 self.state = planned.next;
                 self.failovers = planned.failovers;
                 self.steady = steady;
-                if planned.direction == Direction::Failover {
-                    self.last_failover = Some(now);
+                match planned.direction {
+                    Direction::Failover => self.last_failover = Some(now),
+                    Direction::Spread => self.note_who_left(&planned.weights, config, now),
+                    Direction::Failback => self.left.clear(),
+                    Direction::Ramp => {}
                 }
                 self.retry = RETRY_MIN;
                 self.not_before = None;
@@ -541,6 +559,16 @@ impl Split {
             WriteOutcome::Gone | WriteOutcome::Refused(_) => self.wait_for_retry(RETRY_MAX, now),
         }
         Some(planned)
+    }
+
+    /// A secondary that lost its traffic waits as a primary does before it gets it back: it may be flapping.
+    fn note_who_left(&mut self, planned: &[Weight], config: &Config, now: Time) {
+        for (backend, weight) in self.facts.backends.iter().zip(planned) {
+            if weight.is_zero() && !backend.weight.is_zero() {
+                let (until, times) = self.left.entry(backend.service.clone()).or_insert((now, 0));
+                (*until, *times) = (now + doubled(config, *times), times.saturating_add(1));
+            }
+        }
     }
 
     fn wait_for_retry(&mut self, pause: Duration, now: Time) {
@@ -635,6 +663,11 @@ fn closed_gate(gates: Gates, primary: Health) -> Option<Guard> {
     ]
     .into_iter()
     .find_map(|(is_met, guard)| (!is_met).then_some(guard))
+}
+
+/// The dwell after so many failures before.
+fn doubled(config: &Config, times: u32) -> Duration {
+    config.dwell.saturating_mul(1u32.checked_shl(times.min(20)).unwrap_or(u32::MAX)).min(config.dwell_max)
 }
 
 const fn is_condemned(backend: &Health) -> bool {

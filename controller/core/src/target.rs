@@ -35,6 +35,9 @@ pub const OBSERVER_FOR: Duration = Duration::from_secs(60);
 /// Nodes with a sample within this span take part in "half of the nodes that see it" (C3).
 const SAMPLED_WITHIN: Duration = Duration::from_millis(200);
 
+/// The same where nobody can check, and no node's word but its users' connections is there: rare ones count, too.
+const SAMPLED_WHERE_NOBODY_CHECKS: Duration = Duration::from_secs(10);
+
 /// A last look is believed for this long.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
@@ -61,6 +64,9 @@ const RIGHT_KEPT_FOR: Duration = Duration::from_secs(600);
 
 /// Without any observer two client nodes decide, but not sooner than this; nor does a single node where that is allowed.
 const HOLD_WITHOUT_OBSERVERS: Duration = Duration::from_secs(1);
+
+/// From one success of a run to its next, at most: canaries of a standby come every 83 ms.
+const STRAIGHT_WITHIN: Duration = Duration::from_secs(2);
 
 /// What an agent says began longer ago than this is not believed to have: a report is sent within milliseconds of a
 /// failure, and one that was late by more than this would be stale.
@@ -208,26 +214,31 @@ pub struct Weighed {
     pub total: u64,
     /// Per node, capped and weighted by freshness.
     pub nodes: BTreeMap<NodeId, u64>,
-    /// Ready endpoints that fail.
-    pub failing: usize,
-    /// Of those, the ones that their own proxies condemned.
-    pub condemned_by_self: usize,
-    /// Nodes with a sample lately.
-    pub sampled: BTreeSet<NodeId>,
+    /// Ready endpoints that fail by the word of two nodes, or of their own proxies; by their place in the shape.
+    pub failing: BTreeSet<usize>,
+    /// How many ready endpoints fail by the word of any node.
+    pub failing_for_one: usize,
+    /// When endpoints were first refused that their own proxies condemn.
+    pub condemned: BTreeMap<String, Time>,
+    /// When nodes last had a sample.
+    pub sampled: BTreeMap<NodeId, Time>,
 }
 
 impl Weighed {
-    /// Whether two nodes see it fail, and they are half of those that see it at all (C3).
-    fn nodes_agree(&self) -> bool {
+    /// Whether two nodes see it fail, and they are half of those that have seen it at all within the span (C3).
+    fn nodes_agree(&self, within: Duration, now: Time) -> bool {
         let sick: BTreeSet<NodeId> =
             self.nodes.iter().filter(|(_, sum)| **sum >= FAILING).map(|(node, _)| *node).collect();
-        sick.len() >= 2 && sick.len() * 2 >= self.sampled.union(&sick).count()
+        let seeing = self.sampled.iter().filter(|(_, at)| now.since(**at) <= within).map(|(node, _)| *node);
+        sick.len() >= 2 && sick.len() * 2 >= seeing.chain(sick.iter().copied()).collect::<BTreeSet<_>>().len()
     }
 }
 
 /// Samples of one destination, from traffic or from a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Samples {
+    /// Who took them.
+    pub node: NodeId,
     /// Of whom.
     pub to: Destination,
     /// How many; the evidence has them already.
@@ -244,6 +255,7 @@ pub struct Samples {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Straight {
     since: Option<Time>,
+    last: Option<Time>,
     count: u32,
     nodes: BTreeSet<NodeId>,
 }
@@ -265,8 +277,10 @@ pub struct Target {
     next_volley: Time,
     straight: Straight,
     ever_healthy: bool,
+    traffic_succeeded: bool,
+    check_succeeded: bool,
     last_success: Option<Time>,
-    traffic: Traffic,
+    traffic: BTreeMap<NodeId, Traffic>,
     canaries: Canaries,
 }
 
@@ -288,8 +302,10 @@ impl Target {
             next_volley: now,
             straight: Straight::default(),
             ever_healthy: false,
+            traffic_succeeded: false,
+            check_succeeded: false,
             last_success: None,
-            traffic: Traffic::default(),
+            traffic: BTreeMap::new(),
             canaries: Canaries::new(now),
         }
     }
@@ -329,7 +345,11 @@ impl Target {
 
     /// Samples of a node's traffic came in: `row` is what they were made of.
     pub fn on_traffic(&mut self, node: NodeId, row: &Row, samples: Samples, now: Time) {
-        self.traffic.on_attempts(row.attempts, now);
+        let bucket = samples.bucket;
+        // A retry loop counts as its client does, and connections that stay are at work, too.
+        let connects = bucket.successes.saturating_add(bucket.failures);
+        let flows = bucket.flow_successes.saturating_add(bucket.flow_failures);
+        self.traffic.entry(node).or_default().on_attempts(connects.max(flows), now);
         self.contradiction.on_traffic(node, row, now);
         self.on_samples(&samples, now);
     }
@@ -353,6 +373,7 @@ impl Target {
     pub fn on_proxy_answered(&mut self, node: NodeId, now: Time) {
         self.last_success = Some(now);
         self.ever_healthy = true;
+        self.check_succeeded = true;
         self.on_straight(node, now);
     }
 
@@ -372,11 +393,17 @@ impl Target {
         } else {
             self.straight = Straight::default();
         }
-        self.on_samples(&Samples { to, bucket: Bucket::check(passed), started, answered: started, from: None }, now);
+        let bucket = Bucket::check(passed);
+        self.on_samples(&Samples { node, to, bucket, started, answered: started, from: None }, now);
     }
 
     fn on_straight(&mut self, node: NodeId, now: Time) {
+        // Successes that nobody followed up are no run.
+        if self.straight.last.is_some_and(|at| now.since(at) > STRAIGHT_WITHIN) {
+            self.straight = Straight::default();
+        }
         self.straight.since.get_or_insert(now);
+        self.straight.last = Some(now);
         self.straight.count = self.straight.count.saturating_add(1);
         self.straight.nodes.insert(node);
     }
@@ -386,6 +413,8 @@ impl Target {
         if samples.bucket.successes > 0 {
             self.last_success = Some(now);
             self.ever_healthy = true;
+            self.traffic_succeeded |= samples.from.is_some();
+            self.check_succeeded |= samples.from.is_none();
         }
         if samples.bucket.any_failure() {
             self.episode.get_or_insert(Episode::new(samples.started));
@@ -401,6 +430,12 @@ impl Target {
     #[must_use]
     pub fn observed_at(&self, now: Time) -> Time {
         self.episode.map_or(now, |episode| episode.start.max(now.before(RIGHT_KEPT_FOR)).min(now))
+    }
+
+    /// What the agent of that node said last has a gap: a pair of refusals with the gap between is none.
+    pub fn forget_self_hops(&mut self, node: &str) {
+        let nodes = &self.shape.nodes;
+        self.self_hops.retain(|to| nodes.get(to).is_none_or(|other| other != node));
     }
 
     /// Probation begins: what was held against it is settled, and tested anew.
@@ -433,7 +468,7 @@ impl Target {
         }
         self.canaries.step(
             &self.shape,
-            self.traffic.is_idle(sight.now),
+            self.is_idle(sight.now),
             sight,
             self.timeout(sight.config),
             budget,
@@ -447,7 +482,9 @@ impl Target {
         *ids += 1;
         let weighed = self.weigh(sight);
         let at = self.observed_at(sight.now);
-        let volley = Volley::plan(*ids, &self.shape, &weighed, self.timeout(sight.config), at, sight);
+        let lookable = self.lookable(&weighed, sight);
+        let timeout = self.timeout(sight.config);
+        let volley = Volley::plan(*ids, &self.shape, &weighed, &lookable, timeout, at, sight);
         self.volleys = self.volleys.saturating_add(1);
         self.next_volley = self.when_after_volley(&weighed, budget.is_ample(sight.now), sight);
         if volley.size() > 0 && budget.take(volley.size() as u64, sight.now) {
@@ -459,10 +496,11 @@ impl Target {
     /// The first volleys come in quick succession, later ones as often as a target's share of the budget allows; one
     /// starts right when the hold is over, the last look, and none so shortly before it that it would be in its way.
     fn when_after_volley(&self, weighed: &Weighed, is_ample: bool, sight: Sight<'_>) -> Time {
-        let only_the_look_is_missing = weighed.total >= ACT && weighed.nodes_agree() && self.fails_for_most(weighed);
+        let only_the_look_is_missing =
+            weighed.total >= ACT && weighed.nodes_agree(SAMPLED_WITHIN, sight.now) && self.fails_for_most(weighed);
         let quick = if only_the_look_is_missing && is_ample { QUICK_VOLLEYS_TO_ACT } else { QUICK_VOLLEYS };
         let next = sight.now + if self.volleys < quick { VOLLEYS_APART } else { VOLLEY_SPACING };
-        match self.began(sight).map(|began| began + self.hold(sight.config, sight.now)) {
+        match self.began(&weighed.condemned, 2).map(|began| began + self.hold(sight.config, sight.now)) {
             Some(hold_over) if sight.now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
             Some(_) | None => next,
         }
@@ -485,17 +523,43 @@ impl Target {
 
     /// When more than half of the endpoints began to fail: the hold is counted from there. Of a primary that is half
     /// dead for hours the other half has to fail for as long as a whole one.
-    fn began(&self, sight: Sight<'_>) -> Option<Time> {
-        self.course.began(&self.shape, &self.self_condemned(sight))
+    fn began(&self, condemned: &BTreeMap<String, Time>, nodes: usize) -> Option<Time> {
+        self.course.began(&self.shape, condemned, nodes)
     }
 
+    /// Endpoints that their own proxies condemn, by the word of agents that are fresh.
     fn self_condemned(&self, sight: Sight<'_>) -> BTreeMap<String, Time> {
-        self.self_hops.condemned(&self.shape, self.usual_hold(sight.config), sight.now)
+        let is_fresh = |to: &Destination| {
+            let node = self.shape.nodes.get(to).and_then(|name| sight.agents.id(name));
+            node.is_some_and(|node| sight.agents.weight(node, sight.config, sight.now) > 0)
+        };
+        self.self_hops.condemned(&self.shape, self.usual_hold(sight.config), sight.now, is_fresh)
+    }
+
+    /// Endpoints, by their place, that some node can look at: not those behind a proxy, which answers for itself, nor
+    /// those that nobody has ever seen answer, as after a rollout of pods that do not listen.
+    fn lookable(&self, weighed: &Weighed, sight: Sight<'_>) -> BTreeSet<usize> {
+        if self.shape.unchecked {
+            return BTreeSet::new();
+        }
+        let at = self.observed_at(sight.now);
+        let is_lookable = |identity: &String, to: &Vec<Destination>| {
+            let bare =
+                !weighed.condemned.contains_key(identity) && !to.iter().any(|to| sight.is_meshed(&self.shape, to));
+            let able = |to: Destination| {
+                sight.evidence.nodes(&to).any(|(node, stream)| {
+                    stream.checked_within(OBSERVER_FOR, at) && sight.agents.can_check(node, sight.config, sight.now)
+                })
+            };
+            bare && sight.evidence.used(to).is_some_and(able)
+        };
+        let endpoints = self.shape.endpoints.iter().enumerate();
+        endpoints.filter(|(_, (identity, to))| is_lookable(identity, to)).map(|(index, _)| index).collect()
     }
 
     /// Rule C2.
     fn fails_for_most(&self, weighed: &Weighed) -> bool {
-        weighed.failing * 2 > self.shape.endpoints.len()
+        weighed.failing.len() * 2 > self.shape.endpoints.len()
     }
 
     /// When [`Target::step`] has something to do next.
@@ -514,17 +578,20 @@ impl Target {
     pub fn weigh(&self, sight: Sight<'_>) -> Weighed {
         let mut weighed = Weighed::default();
         let mut raw: BTreeMap<NodeId, u64> = BTreeMap::new();
-        let condemned = self.self_condemned(sight);
-        weighed.condemned_by_self = condemned.len();
-        for (identity, destinations) in &self.shape.endpoints {
-            let mut families =
-                destinations.iter().filter_map(|to| weigh_destination(to, sight, &mut raw, &mut weighed));
-            // Every family that has samples must fail; none with samples is no failure.
-            let failing = match families.next() {
-                Some(first) => families.fold(first >= FAILING, |all, sum| all & (sum >= FAILING)),
-                None => false,
-            };
-            weighed.failing += usize::from(failing || condemned.contains_key(identity));
+        weighed.condemned = self.self_condemned(sight);
+        for (index, (identity, destinations)) in self.shape.endpoints.iter().enumerate() {
+            // Every family that users used lately must fail, or every one that was checked where they used none.
+            let mut families: Vec<Sums> =
+                destinations.iter().filter_map(|to| weigh_destination(to, sight, &mut raw, &mut weighed)).collect();
+            if families.iter().any(|sums| sums.traffic) {
+                families.retain(|sums| sums.traffic);
+            }
+            let fails = |sum: fn(&Sums) -> u64| !families.is_empty() && families.iter().all(|of| sum(of) >= FAILING);
+            let is_condemned = weighed.condemned.contains_key(identity);
+            if is_condemned || fails(|sums| sums.of_two) {
+                weighed.failing.insert(index);
+            }
+            weighed.failing_for_one += usize::from(is_condemned || fails(|sums| sums.of_any));
         }
         for to in &self.shape.services {
             weigh_destination(to, sight, &mut raw, &mut weighed);
@@ -546,36 +613,77 @@ impl Target {
             return verdict;
         }
         let Some(episode) = self.episode.filter(|_| self.suspect) else { return Verdict::Clear };
-        if episode.is_contradicted(sight.now) {
-            return Verdict::Suspect;
-        }
         let weighed = self.weigh(sight);
-        if weighed.total < NODE_CAP || !self.fails_for_most(&weighed) {
+        if self.is_contradicted(&episode, sight) || weighed.total < NODE_CAP {
             return Verdict::Suspect;
         }
-        let Some(began) = self.began(sight) else { return Verdict::Suspect };
-        let observers = self.observers(sight).count();
-        let agree = weighed.total >= ACT && weighed.nodes_agree();
-        let held_long = |span: Duration| sight.now >= began + span;
+        if let Some(grounds) = self.grounds(&weighed, sight) {
+            return Verdict::Condemned { episode: episode.start, grounds };
+        }
+        if weighed.failing_for_one * 2 <= self.shape.endpoints.len() || self.observers(sight).nth(1).is_some() {
+            return Verdict::Suspect;
+        }
+        // All that one node can say is said, and there is no second one to ask.
+        match self.began(&weighed.condemned, 1) {
+            Some(began) if sight.now >= began + self.hold(sight.config, sight.now) => Verdict::Unobserved {
+                guard: Guard::InsufficientObservers,
+                alone: self.is_seen_alone(began, sight).then_some(episode.start),
+            },
+            Some(_) | None => Verdict::Suspect,
+        }
+    }
+
+    /// Checks fail, and traffic passes with hardly a failure: they contradict each other (a NetworkPolicy that came
+    /// between, say).
+    fn is_contradicted(&self, episode: &Episode, sight: Sight<'_>) -> bool {
+        if !episode.has_passed_traffic(sight.now) {
+            return false;
+        }
+        let of_address = |to: Destination| -> u64 {
+            sight.evidence.nodes(&to).map(|(_, stream)| stream.traffic_sum(sight.now)).sum()
+        };
+        self.destinations().map(of_address).sum::<u64>() < ACT
+    }
+
+    /// What condemns it, if enough does: rules C1, C2, C3, the hold and C7.
+    fn grounds(&self, weighed: &Weighed, sight: Sight<'_>) -> Option<Grounds> {
+        let agree = |within| weighed.total >= ACT && weighed.nodes_agree(within, sight.now);
+        if !agree(SAMPLED_WITHIN) {
+            return None;
+        }
+        if !self.fails_for_most(weighed) {
+            return self.grounds_of_service(weighed, sight);
+        }
+        let began = self.began(&weighed.condemned, 2)?;
         let hold = self.hold(sight.config, sight.now);
-        let slow_hold = hold.max(HOLD_WITHOUT_OBSERVERS);
-        let grounds = match observers {
-            0 => (agree && held_long(slow_hold)).then_some(Grounds::NobodyCan),
-            1 => None,
-            _ if agree && self.last_look_failed(began + hold, sight.now) => Some(Grounds::LastLook),
-            _ => (agree && self.contradiction.is_settled(sight.now)).then_some(Grounds::ChecksDisagree),
-        };
-        let alone = || {
-            let looked = observers == 1 && self.only_look_failed(began + slow_hold, sight.now);
-            looked.then_some(episode.start)
-        };
-        match (grounds, observers) {
-            (Some(grounds), _) => Verdict::Condemned { episode: episode.start, grounds },
-            // All that one node can say is said, and there is no second one to ask.
-            (None, 0 | 1) if held_long(hold) => {
-                Verdict::Unobserved { guard: Guard::InsufficientObservers, alone: alone() }
+        let lookable = self.lookable(weighed, sight);
+        let seen = weighed.failing.iter().filter(|index| lookable.contains(index)).count();
+        let looked = || self.last_look_failed(weighed, began + hold, sight.now);
+        if (seen + weighed.condemned.len()) * 2 > self.shape.endpoints.len() {
+            let observed = self.observers(sight).nth(1).is_some();
+            if observed && looked() {
+                return Some(Grounds::LastLook);
             }
-            (None, _) => Verdict::Suspect,
+            return (observed && self.contradiction.is_settled(sight.now)).then_some(Grounds::ChecksDisagree);
+        }
+        // Those that decide are out of everybody's sight: what can be looked at must fail, and client nodes decide.
+        let held = sight.now >= began + hold.max(HOLD_WITHOUT_OBSERVERS);
+        (held && agree(SAMPLED_WHERE_NOBODY_CHECKS) && (seen == 0 || looked())).then_some(Grounds::NobodyCan)
+    }
+
+    /// Users may dial the Service's own address only, and nobody can check its endpoints: then nearly every connection
+    /// has to fail, for seconds, on every client node. (Half of them would fail where half of the endpoints are dead.)
+    fn grounds_of_service(&self, weighed: &Weighed, sight: Sight<'_>) -> Option<Grounds> {
+        let only_service = weighed.failing_for_one == 0 && self.observers(sight).next().is_none();
+        (only_service && self.contradiction.is_settled(sight.now)).then_some(Grounds::NobodyCan)
+    }
+
+    /// Whether the only node that there is has seen it dead for long enough, and its look failed if it can look.
+    fn is_seen_alone(&self, began: Time, sight: Sight<'_>) -> bool {
+        let from = began + self.hold(sight.config, sight.now).max(HOLD_WITHOUT_OBSERVERS);
+        match self.observers(sight).next() {
+            Some(_) => self.only_look_failed(from, sight.now),
+            None => sight.now >= from,
         }
     }
 
@@ -591,14 +699,16 @@ impl Target {
         (!self.suspect && self.self_hops.suspect(&self.shape, sight.now) > 0).then_some(Verdict::Suspect)
     }
 
-    fn last_look_failed(&self, not_before: Time, now: Time) -> bool {
+    /// C7: a volley after the hold failed, and what it disproves does not leave C2 without its majority.
+    fn last_look_failed(&self, weighed: &Weighed, not_before: Time, now: Time) -> bool {
         let [Some(last), before] = self.looks else { return false };
         if last.started < not_before || now.since(last.ended) > LOOK_FOR {
             return false;
         }
+        let left = weighed.failing.len().saturating_sub(last.disproved);
         let twice_half =
             || before.is_some_and(|before| before.failed_by_half() && last.started >= before.started + VOLLEYS_APART);
-        last.failed_for_sure() || (last.failed_by_half() && twice_half())
+        left * 2 > self.shape.endpoints.len() && (last.failed_for_sure() || (last.failed_by_half() && twice_half()))
     }
 
     /// The same for the one node that there is.
@@ -636,6 +746,14 @@ impl Target {
     #[must_use]
     pub fn has_recovered(&self, sight: Sight<'_>) -> bool {
         let Some(since) = self.straight.since else { return false };
+        if self.shape.unchecked || (self.traffic_succeeded && !self.check_succeeded) {
+            // Nobody will ever check it (connections passed, and never a check: a NetworkPolicy, say): the first step of
+            // the ramp has to.
+            return true;
+        }
+        if self.straight.last.is_none_or(|at| sight.now.since(at) > STRAIGHT_WITHIN) {
+            return false;
+        }
         let refused = self.self_hops.last_refused();
         refused.is_none_or(|at| sight.now.since(at) >= sight.config.recovery_span)
             && self.straight.count >= sight.config.recovery_successes
@@ -643,18 +761,35 @@ impl Target {
             && self.straight.nodes.len() >= self.observers(sight).count().min(3)
     }
 
-    /// Whether something is wrong enough to take a step of the ramp back: half of what a failover needs, but not of
-    /// one node alone, which reaches that half.
+    /// Whether something is wrong enough to take a step of the ramp back: half of what a failover needs, for as long as a
+    /// hold, but not by the word of one node, which reaches that half; `alone`: by that of the only one that there is.
     #[must_use]
-    pub fn fails_probation(&self, sight: Sight<'_>) -> bool {
+    pub fn fails_probation(&self, alone: bool, sight: Sight<'_>) -> bool {
         if self.self_condemned(sight).len() * 2 > self.shape.endpoints.len() {
             return true;
         }
-        if self.episode.is_none_or(|episode| episode.is_contradicted(sight.now)) {
-            return false;
-        }
+        let Some(episode) = self.episode.filter(|episode| !self.is_contradicted(episode, sight)) else { return false };
         let weighed = self.weigh(sight);
-        weighed.total >= ACT / 2 && weighed.nodes_agree() && self.fails_for_most(&weighed)
+        let held = |nodes| {
+            let began = self.began(&weighed.condemned, nodes).unwrap_or(episode.start);
+            sight.now >= began + self.usual_hold(sight.config)
+        };
+        if alone {
+            return weighed.total >= FAILING
+                && weighed.failing_for_one * 2 > self.shape.endpoints.len()
+                && self.observers(sight).nth(1).is_none()
+                && held(1);
+        }
+        // A blip leaves evidence behind that little traffic is slow to settle: where it can be looked at, it is.
+        let looks_bad = || {
+            let [Some(last), _] = self.looks else { return false };
+            last.failed_by_half() && sight.now.since(last.ended) <= LOOK_FOR
+        };
+        weighed.total >= ACT / 2
+            && weighed.nodes_agree(SAMPLED_WITHIN, sight.now)
+            && self.fails_for_most(&weighed)
+            && held(2)
+            && (self.lookable(&weighed, sight).is_empty() || looks_bad())
     }
 
     /// Whether other nodes are asked about it.
@@ -687,36 +822,58 @@ impl Target {
         self.last_success
     }
 
-    /// Attempts within the last minute.
+    /// Attempts within the last minute, a client's retry loop counted as the client.
     #[must_use]
     pub fn attempts_lately(&self, now: Time) -> u64 {
-        self.traffic.last_minute(now)
+        self.traffic.values().fold(0, |sum, of_node| sum.saturating_add(of_node.last_minute(now)))
+    }
+
+    /// The same by node.
+    pub fn attempts_by_node(&self, now: Time) -> impl Iterator<Item = (NodeId, u64)> {
+        self.traffic.iter().map(move |(node, of_node)| (*node, of_node.last_minute(now)))
+    }
+
+    fn is_idle(&self, now: Time) -> bool {
+        self.traffic.values().map(|of_node| of_node.last_two(now)).sum::<u64>() < Traffic::IDLE
     }
 }
 
-/// Adds one destination's streams to `raw`; returns its sum over nodes, or `None` when it has no samples in memory.
+/// What speaks against one address.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    /// Of any node.
+    of_any: u64,
+    /// With at most half of what makes it fail from each node, so that it takes two.
+    of_two: u64,
+    /// Whether users connected to it within a minute.
+    traffic: bool,
+}
+
+/// Adds one destination's streams to `raw`; returns what they amount to, or `None` when it has no samples in memory.
 fn weigh_destination(
     to: &Destination,
     sight: Sight<'_>,
     raw: &mut BTreeMap<NodeId, u64>,
     weighed: &mut Weighed,
-) -> Option<u64> {
-    let mut sum = None;
+) -> Option<Sums> {
+    let mut sums: Option<Sums> = None;
     for (node, stream) in sight.evidence.nodes(to) {
         let Some(at) = stream.last_sample() else { continue };
         if sight.agents.weight(node, sight.config, sight.now) == 0 {
             continue;
         }
-        if sight.now.since(at) <= SAMPLED_WITHIN {
-            weighed.sampled.insert(node);
-        }
+        let sampled = weighed.sampled.entry(node).or_insert(at);
+        *sampled = at.max(*sampled);
         if sight.now.since(at) <= OBSERVER_FOR {
             let value = stream.sum(sight.now);
             *raw.entry(node).or_default() += value;
-            *sum.get_or_insert(0) += value;
+            let sums = sums.get_or_insert_default();
+            sums.of_any += value;
+            sums.of_two += value.min(FAILING / 2);
+            sums.traffic |= stream.last_traffic().is_some_and(|at| sight.now.since(at) <= OBSERVER_FOR);
         }
     }
-    sum
+    sums
 }
 
 /// Attempts of the last minute, in six buckets of ten seconds.
@@ -759,8 +916,8 @@ impl Traffic {
         (0..6).fold(0, |sum, back| sum + turn.checked_sub(back).map_or(0, |turn| self.of_turn(turn)))
     }
 
-    fn is_idle(&self, now: Time) -> bool {
+    fn last_two(&self, now: Time) -> u64 {
         let turn = Self::turn(now);
-        self.of_turn(turn) + turn.checked_sub(1).map_or(0, |turn| self.of_turn(turn)) < Self::IDLE
+        self.of_turn(turn) + turn.checked_sub(1).map_or(0, |turn| self.of_turn(turn))
     }
 }

@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use probe_common::wire::{
-    AgentFrame, CheckOutcome, CheckResults, ControllerFrame, Hello, Meshed, Report, Row, SplitsSent, Totals,
+    AgentFrame, CheckOutcome, CheckResults, ControllerFrame, Destination, Hello, MESHED_LIMIT, Meshed, Report, Row,
+    SplitsSent, Totals,
 };
 
 use super::{CLEAN_AFTER, Core, TargetId};
 use crate::Output;
 use crate::agents::{NodeId, Welcome};
-use crate::evidence::Bucket;
+use crate::evidence::{Bucket, Source};
 use crate::output::TransitionKind;
 use crate::target::{Checked, OBSERVER_FOR, Samples};
 use crate::time::Time;
@@ -38,7 +39,7 @@ impl Core {
             None => return,
             Some(Welcome::Continues(id)) => id,
             Some(Welcome::BeginsAnew(id)) => {
-                self.evidence.reset_node(id);
+                self.begin_node_anew(id);
                 id
             }
         };
@@ -57,7 +58,7 @@ impl Core {
         }
         if report.dropped_rows > 0 {
             // Successes may be among what is missing: what was held against anyone starts anew.
-            self.evidence.reset_node(id);
+            self.begin_node_anew(id);
         }
         let trust_late = report.lateness_us <= LATENESS_LIMIT_US;
         let mut touched = BTreeSet::new();
@@ -67,6 +68,15 @@ impl Core {
         let touched: Vec<TargetId> = touched.into_iter().collect();
         if !touched.is_empty() {
             self.step_targets(&touched, now);
+        }
+    }
+
+    /// What a node said has a gap: what follows from it begins anew.
+    fn begin_node_anew(&mut self, node: NodeId) {
+        self.evidence.reset_node(node);
+        let name = self.agents.name(node);
+        for target in self.targets.values_mut() {
+            target.forget_self_hops(name);
         }
     }
 
@@ -90,9 +100,10 @@ impl Core {
             return;
         }
         let bucket = Bucket::of(row, trust_late);
-        self.evidence.on_bucket(row.to, node, bucket, now);
+        self.evidence.on_bucket(row.to, node, bucket, Source::Traffic, now);
         let at = |ns: u64| now.before(Duration::from_nanos(sent_ns.saturating_sub(ns)));
         let samples = Samples {
+            node,
             to: row.to,
             bucket,
             started: at(row.first.map_or(row.to_ns, |first| first.started_ns)),
@@ -147,14 +158,17 @@ impl Core {
 
     fn on_meshed(&mut self, node: &str, stream: u64, meshed: &Meshed, now: Time) {
         let Some(id) = self.agents.current(node, stream) else { return };
+        // Of an address that no slice has yet nothing is known; it may be this node's in a moment.
         let placed = |address: &IpAddr| {
-            let shapes = self.targets.values().map(|target| &target.shape().nodes);
-            let mut nodes = shapes.flatten().filter(|(to, _)| to.ip() == *address).map(|(_, node)| node).peekable();
-            // Of an address that no slice has yet nothing is known; it may be this node's in a moment.
+            let ports = Destination::new(*address, 0)..=Destination::new(*address, u16::MAX);
+            let targets = self.by_destination.range(ports).flat_map(|(to, ids)| ids.iter().map(move |id| (to, id)));
+            let of_target = |(to, id): (&Destination, &TargetId)| self.targets.get(id)?.shape().nodes.get(to);
+            let mut nodes = targets.filter_map(of_target).peekable();
             nodes.peek().is_none() || nodes.any(|other| other == node)
         };
-        let foreign: Vec<IpAddr> = meshed.endpoints.iter().filter(|address| !placed(address)).copied().collect();
-        self.agents.on_meshed(id, &meshed.endpoints);
+        let said = meshed.endpoints.get(..MESHED_LIMIT).unwrap_or(&meshed.endpoints);
+        let foreign: Vec<IpAddr> = said.iter().filter(|address| !placed(address)).copied().collect();
+        self.agents.on_meshed(id, said);
         for address in foreign {
             self.disbelieve(id, address, now);
         }
@@ -245,7 +259,7 @@ impl Core {
             if !passed && !knows_better {
                 continue;
             }
-            self.evidence.on_bucket(result.to, id, Bucket::check(passed), now);
+            self.evidence.on_bucket(result.to, id, Bucket::check(passed), Source::Check, now);
             if passed {
                 self.evidence.on_check_passed(result.to, id, now);
             }

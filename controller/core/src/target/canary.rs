@@ -78,9 +78,11 @@ impl Canaries {
         }
         self.due = sight.now + self.interval(pairs, idle, sight).max(budget.canary_spacing());
         let node = self.panel[self.turn % self.panel.len()];
+        // Every family of an endpoint has its turn.
+        let round = self.turn / pairs;
         let endpoint = shape.endpoints.values().nth(self.turn / self.panel.len() % shape.endpoints.len());
         self.turn = self.turn.wrapping_add(1);
-        let Some(to) = endpoint.and_then(|to| to.first()) else { return };
+        let Some(to) = endpoint.and_then(|to| to.get(round % to.len().max(1))) else { return };
         if budget.take_canary(sight.now) {
             *ids += 1;
             self.introduced = self.introduced.saturating_add(1);

@@ -4,7 +4,7 @@
 //! [`Episode`] goes on until successes outweigh its failures. The second is for outages that let nothing through, at any
 //! rate of traffic: an endpoint is silent from its first failure after its last success. Noise spoils neither: an episode
 //! that one failure in a hundred began is over a few successes later, and an endpoint that died an hour ago does not make
-//! the others' silence any older.
+//! the others' silence any older. Nor does one node: two have to have seen what began.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,9 +12,10 @@ use std::time::Duration;
 use probe_common::wire::Destination;
 
 use super::{Samples, Shape};
+use crate::agents::NodeId;
 use crate::time::Time;
 
-/// Traffic that passes while only checks fail is believed for this long.
+/// Traffic that passed is believed for this long.
 const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
 
 /// So many straight successes of one endpoint end its episode: of a half-dead one they come once in 256 runs, after a
@@ -27,8 +28,6 @@ pub(super) struct Episode {
     pub(super) start: Time,
     failures: u64,
     successes: u64,
-    /// Successes since the last failure.
-    straight: u64,
     /// Whether any of the failures was traffic's own.
     pub(super) traffic_failed: bool,
     /// When traffic last succeeded, in a period that began in the episode.
@@ -37,7 +36,7 @@ pub(super) struct Episode {
 
 impl Episode {
     pub(super) const fn new(start: Time) -> Self {
-        Self { start, failures: 0, successes: 0, straight: 0, traffic_failed: false, traffic_passed: None }
+        Self { start, failures: 0, successes: 0, traffic_failed: false, traffic_passed: None }
     }
 
     /// Takes samples in; says whether successes have outweighed it.
@@ -48,7 +47,6 @@ impl Episode {
             self.start = self.start.min(samples.started);
             self.failures = self.failures.saturating_add(failures);
             self.traffic_failed |= samples.from.is_some();
-            self.straight = 0;
         }
         // A node without failures reports every 100 ms: what it saw succeed before the episode is no word against it.
         if samples.from.unwrap_or(samples.started) >= self.start {
@@ -56,46 +54,71 @@ impl Episode {
                 self.traffic_passed = Some(now);
             }
             self.successes = self.successes.saturating_add(successes);
-            if failures == 0 {
-                self.straight = self.straight.saturating_add(successes);
-            }
         }
         self.successes > self.failures.saturating_mul(2).saturating_add(2)
     }
 
-    /// Checks fail, and traffic does not: they contradict each other (a NetworkPolicy that came between, say).
-    pub(super) fn is_contradicted(&self, now: Time) -> bool {
-        !self.traffic_failed && self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
+    /// Whether traffic has passed in it, lately.
+    pub(super) fn has_passed_traffic(&self, now: Time) -> bool {
+        self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
     }
 }
 
-/// What is remembered of one address.
+/// What one node has seen of one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Address {
+struct Seen {
     episode: Option<Episode>,
+    /// The begin of its first attempt that failed since the address last answered anybody.
+    silent: Option<Time>,
+}
+
+/// What is remembered of one address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Address {
+    nodes: BTreeMap<NodeId, Seen>,
     /// When it last answered anybody.
     answered: Option<Time>,
-    /// The begin of the first attempt that failed since then.
-    silent: Option<Time>,
+    /// Successes of all nodes since the last failure of any.
+    straight: u64,
 }
 
 impl Address {
     fn on_samples(&mut self, samples: &Samples, now: Time) {
         if samples.bucket.successes > 0 {
             self.answered = self.answered.max(Some(samples.answered));
+            self.straight = self.straight.saturating_add(samples.bucket.successes);
         }
-        self.silent = self.silent.filter(|at| Some(*at) >= self.answered);
         if samples.bucket.any_failure() {
-            let begin = self.answered.map_or(samples.started, |at| at.max(samples.started));
-            self.silent = Some(self.silent.map_or(begin, |at| at.min(begin)));
-            self.episode.get_or_insert(Episode::new(samples.started));
+            self.straight = 0;
         }
-        if let Some(episode) = &mut self.episode
-            && (episode.on_samples(samples, now) || episode.straight >= STRAIGHT)
+        let answered = self.answered;
+        for seen in self.nodes.values_mut() {
+            seen.silent = seen.silent.filter(|at| Some(*at) >= answered);
+            seen.episode = seen.episode.filter(|_| self.straight < STRAIGHT);
+        }
+        let known = self.nodes.contains_key(&samples.node);
+        if samples.bucket.any_failure() {
+            let begin = answered.map_or(samples.started, |at| at.max(samples.started));
+            let seen = self.nodes.entry(samples.node).or_default();
+            seen.silent = Some(seen.silent.map_or(begin, |at| at.min(begin)));
+            seen.episode.get_or_insert(Episode::new(samples.started));
+        } else if !known {
+            return;
+        }
+        if let Some(seen) = self.nodes.get_mut(&samples.node)
+            && seen.episode.as_mut().is_some_and(|episode| episode.on_samples(samples, now))
         {
-            self.episode = None;
+            seen.episode = None;
         }
+        self.nodes.retain(|_, seen| *seen != Seen::default());
     }
+}
+
+/// What several nodes have seen of one endpoint: since when enough of them, where enough do.
+struct Endpoint {
+    episode: Option<Time>,
+    silent: Option<Time>,
+    answered: Option<Time>,
 }
 
 /// See the module header.
@@ -121,27 +144,26 @@ impl Course {
         }
     }
 
-    /// When the outage of more than half of the endpoints began. `condemned` are endpoints with a begin of their own
-    /// (a self-hop's). `None` while no more than half have failed.
-    pub(super) fn began(&self, shape: &Shape, condemned: &BTreeMap<String, Time>) -> Option<Time> {
+    /// When the outage of more than half of the endpoints began, as `nodes` of them have seen it: one node alone could
+    /// keep it going for ever. `condemned` are endpoints with a begin of their own (a self-hop's). `None` while no more
+    /// than half have failed.
+    pub(super) fn began(&self, shape: &Shape, condemned: &BTreeMap<String, Time>, nodes: usize) -> Option<Time> {
         let most = shape.endpoints.len() / 2;
-        let endpoints = || shape.endpoints.iter().map(|(identity, to)| (self.of_endpoint(to), condemned.get(identity)));
-        let mut episodes: Vec<Time> = endpoints()
-            .filter_map(|(endpoint, own)| own.copied().into_iter().chain(endpoint.episode.map(|it| it.start)).min())
+        let endpoints: Vec<Endpoint> = shape
+            .endpoints
+            .iter()
+            .map(|(identity, to)| self.of_endpoint(to, condemned.get(identity).copied(), nodes))
             .collect();
+        let mut episodes: Vec<Time> = endpoints.iter().filter_map(|endpoint| endpoint.episode).collect();
         episodes.sort_unstable();
         let outweighed = episodes.get(most).copied();
         // Never answered is older than any answer.
-        let mut answered: Vec<Option<Time>> = endpoints()
-            .map(|(endpoint, own)| if own.is_some() { endpoint.answered.min(own.copied()) } else { endpoint.answered })
-            .collect();
+        let mut answered: Vec<Option<Time>> = endpoints.iter().map(|endpoint| endpoint.answered).collect();
         answered.sort_unstable();
         let last_word = answered.get(most).copied()?;
-        let failed = endpoints().filter(|(endpoint, own)| endpoint.silent.is_some() || own.is_some()).count();
-        let mut silent: Vec<Time> = endpoints()
-            .filter_map(|(endpoint, own)| endpoint.silent.into_iter().chain(own.copied()).min())
-            .filter(|at| Some(*at) >= last_word)
-            .collect();
+        let failed = endpoints.iter().filter(|endpoint| endpoint.silent.is_some()).count();
+        let mut silent: Vec<Time> =
+            endpoints.iter().filter_map(|endpoint| endpoint.silent).filter(|at| Some(*at) >= last_word).collect();
         silent.sort_unstable();
         // One failure just before may be noise; of three and more endpoints two have to be silent.
         let first = silent.get(usize::from(shape.endpoints.len() > 2)).copied().filter(|_| failed > most);
@@ -149,16 +171,26 @@ impl Course {
     }
 
     /// One endpoint over its families: it answers when any does, and fails since the first that fails.
-    fn of_endpoint(&self, to: &[Destination]) -> Address {
-        let known = to.iter().filter_map(|to| self.addresses.get(to));
-        known.fold(Address::default(), |all, one| Address {
-            episode: match (all.episode, one.episode) {
-                (Some(a), Some(b)) => Some(if b.start < a.start { b } else { a }),
-                (a, b) => a.or(b),
-            },
-            answered: all.answered.max(one.answered),
-            silent: all.silent.into_iter().chain(one.silent).min(),
-        })
+    fn of_endpoint(&self, to: &[Destination], own: Option<Time>, nodes: usize) -> Endpoint {
+        let mut seen: BTreeMap<NodeId, Seen> = BTreeMap::new();
+        let mut answered = None;
+        for address in to.iter().filter_map(|to| self.addresses.get(to)) {
+            answered = answered.max(address.answered);
+            for (node, of_node) in &address.nodes {
+                let all = seen.entry(*node).or_default();
+                all.silent = all.silent.into_iter().chain(of_node.silent).min();
+                all.episode = all.episode.into_iter().chain(of_node.episode).min_by_key(|episode| episode.start);
+            }
+        }
+        let enough = |mut times: Vec<Time>| {
+            times.sort_unstable();
+            times.get(nodes.saturating_sub(1)).copied().into_iter().chain(own).min()
+        };
+        Endpoint {
+            episode: enough(seen.values().filter_map(|seen| seen.episode.map(|it| it.start)).collect()),
+            silent: enough(seen.values().filter_map(|seen| seen.silent).collect()),
+            answered: if own.is_some() { answered.min(own) } else { answered },
+        }
     }
 }
 
@@ -186,9 +218,11 @@ mod tests {
         for (at, endpoint, answered) in samples {
             let bucket = Bucket::check(*answered);
             let at = ms(*at);
-            course.on_samples(&Samples { to: to(*endpoint), bucket, started: at, answered: at, from: Some(at) }, at);
+            let samples =
+                Samples { node: NodeId(1), to: to(*endpoint), bucket, started: at, answered: at, from: Some(at) };
+            course.on_samples(&samples, at);
         }
-        course.began(&mk_shape(endpoints), &BTreeMap::new()).map(|at| at.0 / 1_000_000)
+        course.began(&mk_shape(endpoints), &BTreeMap::new(), 1).map(|at| at.0 / 1_000_000)
     }
 
     #[test]

@@ -47,11 +47,18 @@ impl SelfHops {
         }
     }
 
-    /// Endpoints of which two refusals lie `hold` apart, and the last is news; with the first of the two. An endpoint of
+    /// Endpoints of which two refusals lie `hold` apart, and the last is news; with the first of the two. Only by the word
+    /// of a node that is fresh. An endpoint of
     /// two families is condemned on either: its application listens on both, or it is half dead.
-    pub(super) fn condemned(&self, shape: &Shape, hold: Duration, now: Time) -> BTreeMap<String, Time> {
+    pub(super) fn condemned(
+        &self,
+        shape: &Shape,
+        hold: Duration,
+        now: Time,
+        is_fresh: impl Fn(&Destination) -> bool,
+    ) -> BTreeMap<String, Time> {
         let of_endpoint = |(identity, to): (&String, &Vec<Destination>)| {
-            let known = to.iter().filter_map(|to| self.refused.get(to));
+            let known = to.iter().filter(|to| is_fresh(to)).filter_map(|to| self.refused.get(to));
             let condemning = known.filter(|it| it.last.since(it.first) >= hold && now.since(it.last) <= MEMORY);
             Some((identity.clone(), condemning.map(|it| it.first).min()?))
         };
@@ -99,7 +106,7 @@ mod tests {
             hops.on_row(to(), !refused, refused.then_some(ms(*at)));
         }
         let shape = Shape { endpoints: BTreeMap::from([("a".to_owned(), vec![to()])]), ..Shape::default() };
-        !hops.condemned(&shape, HOLD, ms(at)).is_empty()
+        !hops.condemned(&shape, HOLD, ms(at), |_| true).is_empty()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A volley: the same endpoints checked from several other nodes at once. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use probe_common::wire::Destination;
@@ -42,27 +42,33 @@ pub(super) struct Finished {
     asked: usize,
     failed: usize,
     checkers: usize,
-    most_endpoints: bool,
+    /// Endpoints that answered everybody but the node that saw most fail: it may be that node's path.
+    pub(super) disproved: usize,
 }
 
 impl Volley {
     /// Chooses who checks what: nodes that do not share the suspicion first, others only where fewer than two such
-    /// exist; endpoints by lot, where the lot is the volley's number. `at`: see `Target::observed_at`.
+    /// exist; endpoints by lot, where the lot is the volley's number. `lookable`: those that somebody can look at. `at`:
+    /// see `Target::observed_at`.
     pub(super) fn plan(
         id: u64,
         shape: &Shape,
         weighed: &Weighed,
+        lookable: &BTreeSet<usize>,
         timeout: Duration,
         at: Time,
         sight: Sight<'_>,
     ) -> Self {
-        let only_service = weighed.failing == 0 && !shape.services.is_empty();
+        let only_service = weighed.failing.is_empty() && !shape.services.is_empty();
+        // Where more than half seem to fail it is asked of those whether they do: of half dead ones, and one that failed
+        // for a moment, a lot of four could be three dead ones.
+        let only_failing = weighed.failing.len() * 2 > shape.endpoints.len();
         let mut endpoints: Vec<_> = shape
             .endpoints
             .iter()
-            .filter_map(|(identity, to)| Some((lot(id, identity.as_bytes()), *to.first()?)))
-            // A proxy answers for itself, whatever its application does.
-            .filter(|(_, to)| !shape.unchecked && !sight.is_meshed(shape, to))
+            .enumerate()
+            .filter(|(index, _)| lookable.contains(index) && (!only_failing || weighed.failing.contains(index)))
+            .filter_map(|(_, (identity, to))| Some((lot(id, identity.as_bytes()), sight.evidence.used(to)?)))
             .collect();
         endpoints.sort_unstable();
         endpoints.truncate(if only_service { ENDPOINTS_OF_A_SERVICE } else { ENDPOINTS });
@@ -136,19 +142,23 @@ impl Volley {
             asked: self.size(),
             failed: self.results.values().map(failed).sum(),
             checkers: self.results.values().filter(|results| failed(results) * 2 >= results.len()).count(),
-            most_endpoints: self.failed_for_most_endpoints(),
+            disproved: self.disproved(),
         };
         let is_complete = || self.results.values().flat_map(BTreeMap::values).all(Option::is_some);
         (so_far.failed_for_sure() || now >= self.deadline() || is_complete()).then_some(so_far)
     }
 
-    /// Whether more than half of the endpoints failed for anyone (C2): one dead of two fails half of every volley.
-    fn failed_for_most_endpoints(&self) -> bool {
-        let mut endpoints: BTreeMap<Destination, bool> = BTreeMap::new();
-        for (to, result) in self.results.values().flatten() {
-            *endpoints.entry(*to).or_default() |= *result == Some(false);
+    fn disproved(&self) -> usize {
+        let failed = |results: &BTreeMap<Destination, Option<bool>>| {
+            results.values().filter(|result| **result == Some(false)).count()
+        };
+        let worst = self.results.iter().max_by_key(|(_, results)| failed(results)).map(|(node, _)| *node);
+        let others = self.results.iter().filter(|(node, _)| self.results.len() == 1 || Some(**node) != worst);
+        let mut answered: BTreeMap<Destination, bool> = BTreeMap::new();
+        for (to, result) in others.flat_map(|(_, of_node)| of_node) {
+            *answered.entry(*to).or_insert(true) &= *result == Some(true);
         }
-        endpoints.values().filter(|failed| **failed).count() * 2 > endpoints.len()
+        answered.values().filter(|answered| **answered).count()
     }
 }
 
@@ -163,9 +173,9 @@ impl Finished {
         self.asked > 0 && self.failed * 4 >= self.asked * 3
     }
 
-    /// Half of all failed, of more than half of the endpoints, and two nodes saw at least half of theirs fail.
+    /// Half of all failed, and two nodes saw at least half of theirs fail.
     pub(super) const fn failed_by_half(&self) -> bool {
-        self.asked > 0 && self.failed * 2 >= self.asked && self.most_endpoints && self.checkers >= 2
+        self.asked > 0 && self.failed * 2 >= self.asked && self.checkers >= 2
     }
 }
 
@@ -210,9 +220,13 @@ mod tests {
     }
 
     #[test]
-    fn one_dead_endpoint_of_two_is_not_half_of_a_service() {
-        check(&[&[F, P], &[F, P], &[F, P]], false, false);
-        check(&[&[F, P], &[F, P], &[F, F]], false, true);
+    fn an_endpoint_that_answers_all_but_the_worst_node_is_disproved() {
+        let disproved = |outcomes: &[&[Option<bool>]]| mk_volley(outcomes).disproved();
+        assert_eq!(disproved(&[&[F, P], &[F, P], &[F, P]]), 1);
+        assert_eq!(disproved(&[&[F, P], &[F, P], &[F, F]]), 1);
+        assert_eq!(disproved(&[&[F, P], &[P, F], &[F, F]]), 0);
+        assert_eq!(disproved(&[&[F, P]]), 1);
+        assert_eq!(disproved(&[&[F, None], &[F, None], &[F, None]]), 0, "no answer is none");
     }
 
     #[test]
