@@ -408,8 +408,11 @@ fn where_everybody_forgot_that_it_ever_answered_only_readiness_moves() {
     pause(Duration::from_secs(2));
     assert_eq!((cluster.weights(), cluster.writes().len()), (STEADY, 0));
     let events = cluster.api.list(Resource::Events, Some("demo"));
-    let told = events.iter().find(|event| event["reason"] == "Held").expect("it says so on the object");
-    assert!(told["message"].as_str().unwrap().ends_with("nobody has seen it healthy yet"), "{told:#}");
+    // Another guard may have held it for a moment before.
+    let says_so = |event: &Value| {
+        event["reason"] == "Held" && event["message"].as_str().unwrap().ends_with("nobody has seen it healthy yet")
+    };
+    assert!(events.iter().any(says_so), "{events:#?}");
     let unready = |slice: &mut Value| {
         for endpoint in slice["endpoints"].as_array_mut().unwrap() {
             endpoint["conditions"]["ready"] = json!(false);
