@@ -243,6 +243,8 @@ pub struct Samples {
     pub to: Destination,
     /// How many; the evidence has them already.
     pub bucket: Bucket,
+    /// How many failed, a client's retry loop counted in full.
+    pub failed: u64,
     /// When the oldest failed attempt began.
     pub started: Time,
     /// When the last of the successes was there, at the latest.
@@ -350,7 +352,7 @@ impl Target {
         let connects = bucket.successes.saturating_add(bucket.failures);
         let flows = bucket.flow_successes.saturating_add(bucket.flow_failures);
         self.traffic.entry(node).or_default().on_attempts(connects.max(flows), now);
-        self.contradiction.on_traffic(node, row, now);
+        self.contradiction.on_traffic(node, row, samples.answered, now);
         self.on_samples(&samples, now);
     }
 
@@ -394,7 +396,8 @@ impl Target {
             self.straight = Straight::default();
         }
         let bucket = Bucket::check(passed);
-        self.on_samples(&Samples { node, to, bucket, started, answered: started, from: None }, now);
+        let failed = u64::from(!passed);
+        self.on_samples(&Samples { node, to, bucket, failed, started, answered: started, from: None }, now);
     }
 
     fn on_straight(&mut self, node: NodeId, now: Time) {
@@ -419,7 +422,7 @@ impl Target {
         if samples.bucket.any_failure() {
             self.episode.get_or_insert(Episode::new(samples.started));
         }
-        if self.episode.as_mut().is_some_and(|episode| episode.on_samples(samples, now)) {
+        if self.episode.as_mut().is_some_and(|episode| episode.on_samples(samples)) {
             self.episode = None;
         }
         self.course.on_samples(samples, now);
@@ -484,7 +487,9 @@ impl Target {
         let at = self.observed_at(sight.now);
         let lookable = self.lookable(&weighed, sight);
         let timeout = self.timeout(sight.config);
-        let volley = Volley::plan(*ids, &self.shape, &weighed, &lookable, timeout, at, sight);
+        // Those that answered last are the likeliest to live: what fails must fail there, too.
+        let answered = |to: &[Destination]| self.course.answered(to);
+        let volley = Volley::plan(*ids, &self.shape, &weighed, &lookable, answered, timeout, at, sight);
         self.volleys = self.volleys.saturating_add(1);
         self.next_volley = self.when_after_volley(&weighed, budget.is_ample(sight.now), sight);
         if volley.size() > 0 && budget.take(volley.size() as u64, sight.now) {
@@ -496,9 +501,9 @@ impl Target {
     /// The first volleys come in quick succession, later ones as often as a target's share of the budget allows; one
     /// starts right when the hold is over, the last look, and none so shortly before it that it would be in its way.
     fn when_after_volley(&self, weighed: &Weighed, is_ample: bool, sight: Sight<'_>) -> Time {
-        let only_the_look_is_missing =
-            weighed.total >= ACT && weighed.nodes_agree(SAMPLED_WITHIN, sight.now) && self.fails_for_most(weighed);
-        let quick = if only_the_look_is_missing && is_ample { QUICK_VOLLEYS_TO_ACT } else { QUICK_VOLLEYS };
+        // Enough for C1 and C3: it takes looks at more endpoints, or the last one.
+        let only_looks_are_missing = weighed.total >= ACT && weighed.nodes_agree(SAMPLED_WITHIN, sight.now);
+        let quick = if only_looks_are_missing && is_ample { QUICK_VOLLEYS_TO_ACT } else { QUICK_VOLLEYS };
         let next = sight.now + if self.volleys < quick { VOLLEYS_APART } else { VOLLEY_SPACING };
         match self.began(&weighed.condemned, 2).map(|began| began + self.hold(sight.config, sight.now)) {
             Some(hold_over) if sight.now < hold_over && next + VOLLEYS_APART > hold_over => hold_over,
@@ -636,13 +641,18 @@ impl Target {
     /// Checks fail, and traffic passes with hardly a failure: they contradict each other (a NetworkPolicy that came
     /// between, say).
     fn is_contradicted(&self, episode: &Episode, sight: Sight<'_>) -> bool {
-        if !episode.has_passed_traffic(sight.now) {
+        let began = self.began(&self.self_condemned(sight), 2).unwrap_or(episode.start);
+        if !self.contradiction.has_passed_since(began, sight.now) {
             return false;
         }
-        let of_address = |to: Destination| -> u64 {
-            sight.evidence.nodes(&to).map(|(_, stream)| stream.traffic_sum(sight.now)).sum()
-        };
-        self.destinations().map(of_address).sum::<u64>() < ACT
+        let mut nodes: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for to in self.destinations() {
+            for (node, stream) in sight.evidence.nodes(&to).filter(|(_, stream)| stream.last_traffic().is_some()) {
+                *nodes.entry(node).or_default() += stream.traffic_sum(sight.now);
+            }
+        }
+        let enough = ACT.min(NODE_CAP * nodes.len() as u64);
+        self.contradiction.fails_seldom(sight.now) || nodes.values().sum::<u64>() < enough
     }
 
     /// What condemns it, if enough does: rules C1, C2, C3, the hold and C7.
@@ -660,11 +670,16 @@ impl Target {
         let seen = weighed.failing.iter().filter(|index| lookable.contains(index)).count();
         let looked = || self.last_look_failed(weighed, began + hold, sight.now);
         if (seen + weighed.condemned.len()) * 2 > self.shape.endpoints.len() {
-            let observed = self.observers(sight).nth(1).is_some();
-            if observed && looked() {
+            if self.observers(sight).nth(1).is_none() {
+                // Two client nodes say so, and only one node can look: it takes as long as where none can.
+                let from = began + hold.max(HOLD_WITHOUT_OBSERVERS);
+                let decided = agree(SAMPLED_WHERE_NOBODY_CHECKS) && self.only_look_failed(from, sight.now);
+                return decided.then_some(Grounds::NobodyCan);
+            }
+            if looked() {
                 return Some(Grounds::LastLook);
             }
-            return (observed && self.contradiction.is_settled(sight.now)).then_some(Grounds::ChecksDisagree);
+            return self.contradiction.is_settled(sight.now).then_some(Grounds::ChecksDisagree);
         }
         // Those that decide are out of everybody's sight: what can be looked at must fail, and client nodes decide.
         let held = sight.now >= began + hold.max(HOLD_WITHOUT_OBSERVERS);
@@ -745,7 +760,6 @@ impl Target {
     /// Whether it has answered long and often enough for traffic to come back.
     #[must_use]
     pub fn has_recovered(&self, sight: Sight<'_>) -> bool {
-        let Some(since) = self.straight.since else { return false };
         if self.shape.unchecked || (self.traffic_succeeded && !self.check_succeeded) {
             // Nobody will ever check it (connections passed, and never a check: a NetworkPolicy, say): the first step of
             // the ramp has to.
@@ -754,6 +768,7 @@ impl Target {
         if self.straight.last.is_none_or(|at| sight.now.since(at) > STRAIGHT_WITHIN) {
             return false;
         }
+        let Some(since) = self.straight.since else { return false };
         let refused = self.self_hops.last_refused();
         refused.is_none_or(|at| sight.now.since(at) >= sight.config.recovery_span)
             && self.straight.count >= sight.config.recovery_successes

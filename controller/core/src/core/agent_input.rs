@@ -106,6 +106,7 @@ impl Core {
             node,
             to: row.to,
             bucket,
+            failed: if trust_late { row.failed() } else { row.refused.saturating_add(row.unreachable) },
             started: at(row.first.map_or(row.to_ns, |first| first.started_ns)),
             answered: at(row.established_ns.unwrap_or(row.to_ns)),
             from: Some(at(row.from_ns)),
@@ -141,13 +142,14 @@ impl Core {
             }
             is_its_own = true;
             let started_ns = row.first.map_or(row.to_ns, |first| first.started_ns);
-            let refused =
-                (row.refused > 0).then(|| now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns))));
+            // An application that dies with a request in its hands resets it: the first that is seen of its death.
+            let failed = row.refused > 0 || row.reset > 0;
+            let refused = failed.then(|| now.before(Duration::from_nanos(sent_ns.saturating_sub(started_ns))));
             target.on_self_hops(row.to, row.established > 0, refused, now);
-            if row.refused > 0 || row.established > 0 {
+            if failed || row.established > 0 {
                 touched.insert(*id);
             }
-            if row.refused > 0 {
+            if failed {
                 self.tell_reported(*id, node, row, now);
             }
         }

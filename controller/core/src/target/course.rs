@@ -15,12 +15,10 @@ use super::{Samples, Shape};
 use crate::agents::NodeId;
 use crate::time::Time;
 
-/// Traffic that passed is believed for this long.
-const CONTRADICTED_FOR: Duration = Duration::from_secs(10);
-
-/// So many straight successes of one endpoint end its episode: of a half-dead one they come once in 256 runs, after a
-/// blip they come at once.
+/// So many straight successes of one endpoint, with no failure for so long, end its episode: after a blip they come at
+/// once, of a half-dead endpoint once in 256 runs at most, and hardly ever at rates at which 8 come in a moment.
 const STRAIGHT: u64 = 8;
+const STRAIGHT_FOR: Duration = Duration::from_millis(40);
 
 /// A run of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +26,19 @@ pub(super) struct Episode {
     pub(super) start: Time,
     failures: u64,
     successes: u64,
-    /// Whether any of the failures was traffic's own.
+    /// Whether any of them was traffic's own.
     pub(super) traffic_failed: bool,
-    /// When traffic last succeeded, in a period that began in the episode.
-    traffic_passed: Option<Time>,
 }
 
 impl Episode {
     pub(super) const fn new(start: Time) -> Self {
-        Self { start, failures: 0, successes: 0, traffic_failed: false, traffic_passed: None }
+        Self { start, failures: 0, successes: 0, traffic_failed: false }
     }
 
     /// Takes samples in; says whether successes have outweighed it.
-    pub(super) fn on_samples(&mut self, samples: &Samples, now: Time) -> bool {
-        let failures = samples.bucket.any_failures();
+    pub(super) fn on_samples(&mut self, samples: &Samples) -> bool {
+        // A share, not evidence: without the cap on what one client adds, or one client's brownout would seem over.
+        let failures = samples.failed.max(samples.bucket.any_failures());
         let successes = samples.bucket.successes;
         if failures > 0 {
             self.start = self.start.min(samples.started);
@@ -50,17 +47,9 @@ impl Episode {
         }
         // A node without failures reports every 100 ms: what it saw succeed before the episode is no word against it.
         if samples.from.unwrap_or(samples.started) >= self.start {
-            if successes > 0 && samples.from.is_some() {
-                self.traffic_passed = Some(now);
-            }
             self.successes = self.successes.saturating_add(successes);
         }
         self.successes > self.failures.saturating_mul(2).saturating_add(2)
-    }
-
-    /// Whether traffic has passed in it, lately.
-    pub(super) fn has_passed_traffic(&self, now: Time) -> bool {
-        self.traffic_passed.is_some_and(|at| now.since(at) <= CONTRADICTED_FOR)
     }
 }
 
@@ -80,6 +69,7 @@ struct Address {
     answered: Option<Time>,
     /// Successes of all nodes since the last failure of any.
     straight: u64,
+    failed: Option<Time>,
 }
 
 impl Address {
@@ -90,11 +80,13 @@ impl Address {
         }
         if samples.bucket.any_failure() {
             self.straight = 0;
+            self.failed = Some(now);
         }
+        let over = self.straight >= STRAIGHT && self.failed.is_none_or(|at| now.since(at) >= STRAIGHT_FOR);
         let answered = self.answered;
         for seen in self.nodes.values_mut() {
             seen.silent = seen.silent.filter(|at| Some(*at) >= answered);
-            seen.episode = seen.episode.filter(|_| self.straight < STRAIGHT);
+            seen.episode = seen.episode.filter(|_| !over);
         }
         let known = self.nodes.contains_key(&samples.node);
         if samples.bucket.any_failure() {
@@ -106,7 +98,7 @@ impl Address {
             return;
         }
         if let Some(seen) = self.nodes.get_mut(&samples.node)
-            && seen.episode.as_mut().is_some_and(|episode| episode.on_samples(samples, now))
+            && seen.episode.as_mut().is_some_and(|episode| episode.on_samples(samples))
         {
             seen.episode = None;
         }
@@ -135,6 +127,11 @@ impl Course {
     /// The target has other addresses now.
     pub(super) fn retain(&mut self, stays: &BTreeSet<Destination>) {
         self.addresses.retain(|to, _| stays.contains(to));
+    }
+
+    /// When an endpoint last answered anybody.
+    pub(super) fn answered(&self, to: &[Destination]) -> Option<Time> {
+        to.iter().filter_map(|to| self.addresses.get(to)?.answered).max()
     }
 
     /// What was held against the target is settled; that it answered stays true.
@@ -218,8 +215,15 @@ mod tests {
         for (at, endpoint, answered) in samples {
             let bucket = Bucket::check(*answered);
             let at = ms(*at);
-            let samples =
-                Samples { node: NodeId(1), to: to(*endpoint), bucket, started: at, answered: at, from: Some(at) };
+            let samples = Samples {
+                node: NodeId(1),
+                to: to(*endpoint),
+                bucket,
+                failed: u64::from(!*answered),
+                started: at,
+                answered: at,
+                from: Some(at),
+            };
             course.on_samples(&samples, at);
         }
         course.began(&mk_shape(endpoints), &BTreeMap::new(), 1).map(|at| at.0 / 1_000_000)
@@ -245,10 +249,10 @@ mod tests {
     fn a_success_ends_the_silence_and_a_few_the_episode() {
         let blip = [(1, 1, true), (10, 1, false), (20, 1, false), (30, 1, true)];
         assert_eq!(began(1, &blip), Some(10), "a half-dead endpoint answers, too");
-        let after: Vec<_> = blip.iter().copied().chain((31..38).map(|at| (at, 1, true))).collect();
+        let after: Vec<_> = blip.iter().copied().chain((31..80).map(|at| (at, 1, true))).collect();
         assert_eq!(began(1, &after), None);
-        let again: Vec<_> = after.iter().copied().chain([(60, 1, false)]).collect();
-        assert_eq!(began(1, &again), Some(60));
+        let again: Vec<_> = after.iter().copied().chain([(90, 1, false)]).collect();
+        assert_eq!(began(1, &again), Some(90));
     }
 
     #[test]

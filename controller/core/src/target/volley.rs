@@ -1,5 +1,6 @@
 //! A volley: the same endpoints checked from several other nodes at once. Pure.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -48,13 +49,15 @@ pub(super) struct Finished {
 
 impl Volley {
     /// Chooses who checks what: nodes that do not share the suspicion first, others only where fewer than two such
-    /// exist; endpoints by lot, where the lot is the volley's number. `lookable`: those that somebody can look at. `at`:
+    /// exist; endpoints that do not fail yet first, of those the ones that answered last, and by lot, where the lot is the volley's number. `lookable`: those that somebody can look at. `at`:
     /// see `Target::observed_at`.
+    #[expect(clippy::too_many_arguments, reason = "one call; a struct for it would be its parameter list again")]
     pub(super) fn plan(
         id: u64,
         shape: &Shape,
         weighed: &Weighed,
         lookable: &BTreeSet<usize>,
+        answered: impl Fn(&[Destination]) -> Option<Time>,
         timeout: Duration,
         at: Time,
         sight: Sight<'_>,
@@ -68,7 +71,10 @@ impl Volley {
             .iter()
             .enumerate()
             .filter(|(index, _)| lookable.contains(index) && (!only_failing || weighed.failing.contains(index)))
-            .filter_map(|(_, (identity, to))| Some((lot(id, identity.as_bytes()), sight.evidence.used(to)?)))
+            .filter_map(|(index, (identity, to))| {
+                let order = (weighed.failing.contains(&index), Reverse(answered(to)), lot(id, identity.as_bytes()));
+                Some((order, sight.evidence.used(to)?))
+            })
             .collect();
         endpoints.sort_unstable();
         endpoints.truncate(if only_service { ENDPOINTS_OF_A_SERVICE } else { ENDPOINTS });
@@ -76,7 +82,7 @@ impl Volley {
             let saw_healthy = |to: &Destination| {
                 sight.evidence.stream(to, node).is_some_and(|stream| stream.checked_within(OBSERVER_FOR, at))
             };
-            endpoints.iter().map(|(_, to)| *to).filter(saw_healthy).collect()
+            endpoints.iter().map(|(.., to)| *to).filter(saw_healthy).collect()
         };
         let mut checkers: Vec<_> = sight
             .agents

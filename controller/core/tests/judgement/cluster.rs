@@ -68,6 +68,8 @@ pub(crate) struct Cluster {
     /// What checks meet, where that is not what connections meet.
     pub(crate) world_of_checks: Option<World>,
     pub(crate) lots: Lots,
+    /// Each client node has one client pod instead of two.
+    pub(crate) one_client: bool,
     pub(crate) written: Vec<(u64, Write)>,
     pub(crate) transitions: Vec<Transition>,
     pub(crate) notices: Vec<(u64, String)>,
@@ -181,6 +183,7 @@ impl Cluster {
             world: Box::new(|_, _, _, _| Answer::Established),
             world_of_checks: None,
             lots: Lots(0x5eed),
+            one_client: false,
             written: Vec::new(),
             transitions: Vec::new(),
             notices: Vec::new(),
@@ -199,6 +202,11 @@ impl Cluster {
 
     /// Caches complete, agents connected, two seconds of healthy traffic.
     pub(crate) fn warm_up(mut self) -> Self {
+        if self.one_client {
+            for node in self.nodes.iter_mut().filter(|node| node.clients > 0) {
+                node.clients = 1;
+            }
+        }
         self.connect_agents();
         self.input(Input::CachesComplete);
         self.run(2_500);
@@ -344,6 +352,17 @@ impl Cluster {
         } else {
             row.established += 1;
         }
+    }
+
+    /// The application takes the dial of its proxy, and resets it before it answers.
+    pub(crate) fn self_hop_reset(&mut self, node: &str, to: Destination) {
+        self.self_hop(node, to, false);
+        let now_ms = self.now_ms;
+        let node = self.nodes.iter_mut().find(|other| other.name == node).expect("a node that exists");
+        let row = node.rows.get_mut(&(to, true)).expect("dialled just now");
+        row.reset += 1;
+        row.clients = 1;
+        row.first.get_or_insert(First { started_ns: now_ms * MS, failed_ns: now_ms * MS });
     }
 
     /// A node's agent says which endpoints on it are meshed.

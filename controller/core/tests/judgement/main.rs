@@ -86,7 +86,7 @@ fn successes_from_before_an_outage_do_not_put_its_begin_off() {
         let mut cluster = Cluster::new(Layout { rate: 300, ..Layout::default() }).warm_up();
         cluster.run(phase);
         cluster.world = Box::new(|_, to, _, _| if is_primary(to) { Answer::Nothing } else { Answer::Established });
-        check_failover(cluster, 165);
+        check_failover(cluster, 175);
     }
 }
 

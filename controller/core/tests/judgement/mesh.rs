@@ -166,3 +166,29 @@ fn a_standby_whose_application_refuses_its_proxy_takes_no_traffic() {
     cluster.run(1_000);
     assert_eq!(cluster.weights(), [0, 1]);
 }
+
+#[test]
+fn an_application_that_dies_with_a_request_in_its_hands_is_left_as_soon() {
+    let mut cluster = mk_meshed(1);
+    let from = cluster.now_ms;
+    // The dial was taken, and reset; the next come at the proxy's pace.
+    cluster.self_hop_reset("backend-0", endpoint(1));
+    for wait in [108, 219, 414] {
+        cluster.run(wait);
+        cluster.self_hop("backend-0", endpoint(1), true);
+        cluster.run(6);
+        if !cluster.written.is_empty() {
+            break;
+        }
+    }
+    let took = cluster.written.first().expect("fails over").0 - from;
+    assert!((250..=400).contains(&took), "after {took} ms");
+
+    // One that resets every request, and takes the next, is not dead.
+    let mut cluster = mk_meshed(1);
+    for _ in 0..100 {
+        cluster.self_hop_reset("backend-0", endpoint(1));
+        cluster.run(50);
+    }
+    assert_eq!(cluster.written.len(), 0, "{:?}", cluster.written);
+}

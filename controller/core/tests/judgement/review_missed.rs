@@ -36,7 +36,6 @@ fn mk_mixed(endpoints: u8, meshed: &[u8]) -> Cluster {
 }
 
 #[test]
-#[ignore = "fault: the last look asks only bare endpoints, which outvote more dead meshed ones"]
 fn meshed_pods_that_are_gone_are_left_in_every_mix_with_others() {
     let mut missed = Vec::new();
     for (endpoints, meshed, dead) in [
@@ -61,7 +60,6 @@ fn meshed_pods_that_are_gone_are_left_in_every_mix_with_others() {
 }
 
 #[test]
-#[ignore = "fault: endpoints condemned by themselves count in C2 and not in the last look"]
 fn applications_dead_behind_proxies_and_dead_pods_add_up() {
     let mut missed = Vec::new();
     // Behind proxies 1 and 2 the application is gone; of the bare ones some.
@@ -84,7 +82,6 @@ fn applications_dead_behind_proxies_and_dead_pods_add_up() {
 }
 
 #[test]
-#[ignore = "fault: the last look asks only endpoints that answered once, the old ones"]
 fn a_rollout_of_pods_that_never_listen_is_left() {
     let mut missed = Vec::new();
     for (endpoints, stay) in [(6, 0), (6, 1), (6, 2), (3, 1), (3, 0), (1, 0)] {
@@ -110,7 +107,6 @@ fn a_rollout_of_pods_that_never_listen_is_left() {
 }
 
 #[test]
-#[ignore = "fault: alone it must have an observer, and a node that cannot check is none"]
 fn a_single_node_that_may_decides_for_endpoints_that_nobody_can_check() {
     let mut missed = Vec::new();
     for meshed in [true, false] {
@@ -170,7 +166,6 @@ fn a_dual_stack_primary_that_dies_in_both_families_is_left() {
 }
 
 #[test]
-#[ignore = "fault: canaries to the first family count as its attempts"]
 fn a_dual_stack_primary_whose_used_family_dies_is_left() {
     let (mut cluster, second) = mk_dual_stack();
     dial_all(&mut cluster, &second, 100);
@@ -229,7 +224,6 @@ fn half_of_a_primary_that_is_dialled_by_its_service_address_is_not_left() {
 }
 
 #[test]
-#[ignore = "fault: C2 has no endpoint evidence where nobody can check"]
 fn a_primary_that_is_dialled_by_its_service_address_and_takes_no_checks_is_left() {
     let mut cluster = Cluster::new(Layout { rate: 0, endpoints: 2, ..Layout::default() });
     cluster.world_of_checks =
@@ -277,7 +271,6 @@ fn a_controller_that_restarts_at_any_step_of_an_outage_still_leaves_it() {
 }
 
 #[test]
-#[ignore = "fault: recovery takes checks, which can never pass"]
 fn a_primary_that_takes_no_checks_gets_its_traffic_back() {
     let mut stuck = Vec::new();
     for by_policy in [true, false] {

@@ -214,3 +214,21 @@ fn ports_that_take_offence_are_not_checked_unless_asked_for() {
     assert_eq!(run(false), 0);
     assert!(run(true) > 20);
 }
+
+#[test]
+fn two_client_nodes_decide_where_only_one_of_them_can_look() {
+    // The outage begins before the second node's first check of anything succeeded.
+    let mut cluster = mk_nodes(2, 2, 1_000);
+    cluster.world_of_checks =
+        Some(Box::new(
+            |from, to, _, _| {
+                if from == "client-1" && is_primary(to) { Answer::Nothing } else { Answer::Established }
+            },
+        ));
+    let mut cluster = cluster.warm_up();
+    refuse_primary(&mut cluster);
+    cluster.world_of_checks =
+        Some(Box::new(|_, to, _, _| if is_primary(to) { Answer::Refused } else { Answer::Established }));
+    let took = check_failover(cluster, 1_300);
+    assert!(took >= 1_000, "after {took} ms");
+}
