@@ -336,7 +336,8 @@ mod tests {
         assert_eq!(before[0], AgentFrame::Hello(hello.clone()));
         let AgentFrame::Report(report) = &before[1] else { panic!("{before:?}") };
         assert_eq!((report.seq, report.rows.len()), (1, 0), "a sign of life, but no rows before the totals");
-        let total = Total { to: to(1), attempts: 1, established: 0, last_success_age_ns: None };
+        let total =
+            Total { to: to(1), attempts: 1, established: 0, last_success_age_ns: None, last_check_age_ns: None };
         reporter.push_totals([total.clone()], 20);
         reporter.push_rows(&[mk_row(1, 30, 0, 1)], 30);
         let after = frames(&mut reporter);

@@ -206,6 +206,10 @@ pub struct Total {
     /// Age of the last established attempt or succeeded check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_success_age_ns: Option<u64>,
+    /// Age of the last check of this node's that succeeded: what it may be believed about, also by a controller that has
+    /// only just begun to listen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_check_age_ns: Option<u64>,
 }
 
 /// Results of checks, in the order in which they ended.

@@ -118,6 +118,7 @@ impl Node {
                     attempts: 100,
                     established: 100,
                     last_success_age_ns: Some(1_000_000),
+                    last_check_age_ns: None,
                 };
                 let rows = self.read_at.keys().map(row).collect();
                 Some(AgentFrame::Totals(Totals { now_ns: now_ns(), complete: true, rows }))

@@ -165,6 +165,8 @@ impl Core {
             Input::Endpoints(id, endpoints) => self.on_endpoints(id, endpoints, now),
             Input::CachesComplete => {
                 self.caches_complete = true;
+                self.rebuild(now);
+                self.publish_all();
                 self.decide_all(now);
             }
             Input::ExpectedAgents(nodes) => self.agents.on_expected(nodes),

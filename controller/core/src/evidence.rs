@@ -211,7 +211,8 @@ impl Evidence {
 
     /// Remembers that a check from `node` succeeded.
     pub fn on_check_passed(&mut self, to: Destination, node: NodeId, now: Time) {
-        self.streams.entry(to).or_default().entry(node).or_default().checked = Some(now);
+        let stream = self.streams.entry(to).or_default().entry(node).or_default();
+        stream.checked = stream.checked.max(Some(now));
     }
 
     /// Forgets what a node's counters said, since they began anew or have a gap; what its checks said stays.

@@ -641,7 +641,7 @@ impl Target {
     /// Checks fail, and traffic passes with hardly a failure: they contradict each other (a NetworkPolicy that came
     /// between, say).
     fn is_contradicted(&self, episode: &Episode, sight: Sight<'_>) -> bool {
-        let began = self.began(&self.self_condemned(sight), 2).unwrap_or(episode.start);
+        let began = self.began(&self.self_condemned(sight), 2).map_or(episode.start, |at| at.min(episode.start));
         if !self.contradiction.has_passed_since(began, sight.now) {
             return false;
         }

@@ -81,12 +81,13 @@ fn check_result(result: &CheckResult, now_ns: u64) -> Result<(), String> {
 }
 
 fn check_total(total: &Total, now_ns: u64) -> Result<(), String> {
-    match total.last_success_age_ns {
-        Some(age) if age > now_ns.saturating_add(AHEAD_NS) => {
-            Err(format!("last_success_age_ns {age} is before the node's own start"))
+    let ages = [("last_success_age_ns", total.last_success_age_ns), ("last_check_age_ns", total.last_check_age_ns)];
+    for (field, age) in ages {
+        if let Some(age) = age.filter(|age| *age > now_ns.saturating_add(AHEAD_NS)) {
+            return Err(format!("{field} {age} is before the node's own start"));
         }
-        Some(_) | None => Ok(()),
     }
+    Ok(())
 }
 
 fn in_order((early, begins): (&str, u64), (late, ends): (&str, u64)) -> Result<(), String> {
@@ -165,7 +166,8 @@ mod tests {
             check(&AgentFrame::CheckResults(results)),
             Err("results[0].ended_ns 3 is before started_ns 9".to_owned())
         );
-        let total = Total { to, attempts: 1, established: 1, last_success_age_ns: Some(u64::MAX) };
+        let total =
+            Total { to, attempts: 1, established: 1, last_success_age_ns: Some(u64::MAX), last_check_age_ns: None };
         let totals = Totals { now_ns: NOW_NS, complete: true, rows: vec![total] };
         assert_eq!(
             check(&AgentFrame::Totals(totals)),

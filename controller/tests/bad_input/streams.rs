@@ -187,6 +187,7 @@ fn words() -> Vec<Case> {
                     attempts: 1,
                     established: 1,
                     last_success_age_ns: Some(u64::MAX),
+                    last_check_age_ns: None,
                 };
                 let totals = Totals { now_ns: now_ns(), complete: true, rows: vec![total] };
                 let mut peer = Peer::hello(scene.ingest()).await;

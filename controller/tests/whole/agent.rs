@@ -165,6 +165,7 @@ impl Told {
                     attempts: 100,
                     established: 100,
                     last_success_age_ns: Some(now_ns - self.world.dead_since(*to).unwrap_or(now_ns - 1_000_000)),
+                    last_check_age_ns: None,
                 };
                 let rows = self.destinations.iter().map(row).collect();
                 Some(AgentFrame::Totals(Totals { now_ns, complete: true, rows }))

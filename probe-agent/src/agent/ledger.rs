@@ -514,6 +514,7 @@ impl HotEntry {
             attempts: counts.attempts,
             established: counts.established + counts.established_late,
             last_success_age_ns: last_ns.map(|last_ns| now_ns.saturating_sub(last_ns)),
+            last_check_age_ns: self.last_check_passed_ns.map(|last_ns| now_ns.saturating_sub(last_ns)),
         }
     }
 }

@@ -44,6 +44,10 @@ impl Core {
             }
         };
         self.next_freshness = self.next_freshness.min(now);
+        if !self.caches_complete {
+            // It learns the splits when they are known.
+            return;
+        }
         let node = self.agents.name(id).to_owned();
         let splits: Vec<_> = self.views.values().cloned().map(ControllerFrame::Split).collect();
         for frame in splits.into_iter().chain([ControllerFrame::SplitsSent(SplitsSent {})]) {
@@ -214,6 +218,11 @@ impl Core {
     fn on_totals(&mut self, node: &str, stream: u64, totals: &Totals, now: Time) {
         let Some(id) = self.agents.current(node, stream) else { return };
         for total in &totals.rows {
+            if let Some(age) = total.last_check_age_ns
+                && self.by_destination.contains_key(&total.to)
+            {
+                self.evidence.on_check_passed(total.to, id, now.before(Duration::from_nanos(age)));
+            }
             let Some(age) = total.last_success_age_ns else { continue };
             for target in self.by_destination.get(&total.to).into_iter().flatten() {
                 if let Some(target) = self.targets.get_mut(target) {

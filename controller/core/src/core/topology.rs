@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use probe_common::wire::{Backend, ControllerFrame, Destination, SplitGone, WatchedDestination};
+use probe_common::wire::{Backend, ControllerFrame, Destination, SplitGone, SplitsSent, WatchedDestination};
 
 use super::{BackendLinks, Core, Entry, TargetId};
 use crate::Output;
@@ -102,7 +102,11 @@ impl Core {
     }
 
     /// Derives every target from what is known now. A target that stays keeps what it knows.
-    fn rebuild(&mut self, now: Time) {
+    pub(super) fn rebuild(&mut self, now: Time) {
+        if !self.caches_complete {
+            // The first lists come object by object: once they are there is soon enough, and once.
+            return;
+        }
         let mut shapes: BTreeMap<TargetKey, Shape> = BTreeMap::new();
         let mut links: BTreeMap<ObjectId, Vec<(usize, Vec<PortKey>)>> = BTreeMap::new();
         for (id, entry) in &self.splits {
@@ -184,6 +188,23 @@ impl Core {
             if !self.by_destination.contains_key(&to) {
                 self.evidence.forget(&to);
             }
+        }
+    }
+
+    /// The first full set of splits is there: every agent that waits for it gets it.
+    pub(super) fn publish_all(&mut self) {
+        let ids: Vec<_> = self.splits.keys().cloned().collect();
+        for id in ids {
+            self.publish_view(&id);
+        }
+        let streams: Vec<_> = self
+            .agents
+            .nodes()
+            .filter_map(|node| Some((self.agents.name(node).to_owned(), self.agents.stream(node)?)))
+            .collect();
+        for (node, stream) in streams {
+            let frame = ControllerFrame::SplitsSent(SplitsSent {});
+            self.outputs.push_back(Output::Send { node, stream, frame });
         }
     }
 

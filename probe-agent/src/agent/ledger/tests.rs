@@ -321,6 +321,7 @@ fn totals_tell_history_and_the_last_success() {
         attempts: count,
         established: count,
         last_success_age_ns: Some(age_ns),
+        last_check_age_ns: (last == 2).then_some(age_ns),
     };
     assert_eq!(ledger.totals(None), [total(1, 1, 100), total(2, 0, 30)]);
     assert_eq!(ledger.totals(Some(&[to(2), to(3)])), [total(2, 0, 30)]);
