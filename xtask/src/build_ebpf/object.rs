@@ -219,6 +219,7 @@ fn describe_sizes(kind: u32, key: u32, value: u32, entries: u32) -> String {
         1 => "hash",
         2 => "array",
         6 => "per-CPU array",
+        9 => "LRU hash",
         27 => return format!("ring of {} KiB", entries / 1024),
         _ => "map of another type",
     };
