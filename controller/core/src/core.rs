@@ -19,7 +19,7 @@ use crate::guard::Guard;
 use crate::input::WriteOutcome;
 use crate::output::{Direction, NoticeReason, Transition, TransitionKind, Write, WriteId};
 use crate::split::{DECISION_TTL, Gates, Health, Move, Split, Wish};
-use crate::target::{Budget, Order, Sight, Target, TargetKey, Verdict};
+use crate::target::{Budget, Grounds, Order, Sight, Target, TargetKey, Verdict};
 use crate::time::Time;
 use crate::weights::Weight;
 use crate::{Config, Input, Output};
@@ -468,6 +468,7 @@ impl Core {
     fn tell_health(&mut self, id: &ObjectId, health: &[Health], now: Time) {
         let Some(entry) = self.splits.get_mut(id) else { return };
         let mut kinds = Vec::new();
+        let decides_alone = entry.split.facts().single_node;
         for (backend, health) in entry.split.facts().backends.iter().zip(health) {
             let told = entry.told.entry(backend.service.clone()).or_default();
             let backend = backend.service.clone();
@@ -480,6 +481,10 @@ impl Core {
                 Verdict::Condemned { episode, grounds } if !told.condemned => {
                     told.condemned = true;
                     kinds.push(TransitionKind::Condemned { backend, episode, grounds });
+                }
+                Verdict::Unobserved { alone: Some(episode), .. } if decides_alone && !told.condemned => {
+                    told.condemned = true;
+                    kinds.push(TransitionKind::Condemned { backend, episode, grounds: Grounds::SingleNode });
                 }
                 Verdict::Condemned { .. } | Verdict::Suspect | Verdict::Unobserved { .. } => {}
                 Verdict::Clear => told.condemned = false,

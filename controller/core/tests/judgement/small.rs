@@ -119,8 +119,10 @@ fn a_single_node_that_may_decides_after_a_second() {
         );
         let mut cluster = check_stays(cluster, 5_000);
         refuse_primary(&mut cluster);
-        let took = check_failover(cluster, 2_000);
+        let took = cluster.run_until_written(2_000).expect("decides");
         assert!(took >= 1_000, "{rate}/s: after {took} ms");
+        assert_eq!(cluster.weights(), [0, 1]);
+        assert_eq!(crate::mesh::grounds(&cluster), [controller_core::target::Grounds::SingleNode]);
     }
 }
 
