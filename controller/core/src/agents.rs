@@ -44,7 +44,8 @@ struct Agent {
 #[derive(Debug, Default)]
 pub struct Agents {
     ids: BTreeMap<String, NodeId>,
-    names: Vec<String>,
+    names: BTreeMap<NodeId, String>,
+    next: u32,
     agents: BTreeMap<NodeId, Agent>,
     expected: BTreeSet<String>,
     first_totals: Option<Time>,
@@ -197,10 +198,10 @@ impl Agents {
         self.agents.get(&node)?.stream
     }
 
-    /// Its name.
+    /// Its name; empty for one that is forgotten.
     #[must_use]
     pub fn name(&self, node: NodeId) -> &str {
-        &self.names[node.0 as usize]
+        self.names.get(&node).map_or("", String::as_str)
     }
 
     /// Every node whose agent ever said Hello.
@@ -230,6 +231,23 @@ impl Agents {
         now.since(first) >= TOTALS_GRACE || (!self.expected.is_empty() && self.expected.iter().all(complete))
     }
 
+    /// Forgets agents that are expected no more and were heard so long ago that nothing follows from them; says which.
+    pub fn forget_gone(&mut self, now: Time) -> Vec<NodeId> {
+        let is_gone = |(node, agent): (&NodeId, &Agent)| {
+            let silent = agent.last_report.is_none_or(|at| now.since(at) > MEMBER_FOR);
+            let expected = self.names.get(node).is_some_and(|name| self.expected.contains(name));
+            (silent && agent.stream.is_none() && !expected).then_some(*node)
+        };
+        let gone: Vec<NodeId> = self.agents.iter().filter_map(is_gone).collect();
+        for node in &gone {
+            self.agents.remove(node);
+            if let Some(name) = self.names.remove(node) {
+                self.ids.remove(&name);
+            }
+        }
+        gone
+    }
+
     /// Moves every agent's freshness along; says which changed.
     pub fn step(&mut self, config: &Config, now: Time) -> Vec<(NodeId, Freshness)> {
         let seen: Vec<_> = self.nodes().map(|node| (node, self.freshness(node, config, now))).collect();
@@ -251,8 +269,9 @@ impl Agents {
         if let Some(id) = self.ids.get(node) {
             return *id;
         }
-        let id = NodeId(u32::try_from(self.names.len()).expect("fewer nodes than 2^32"));
-        self.names.push(node.to_owned());
+        let id = NodeId(self.next);
+        self.next = self.next.checked_add(1).expect("fewer nodes than 2^32 in a controller's life");
+        self.names.insert(id, node.to_owned());
         self.ids.insert(node.to_owned(), id);
         id
     }

@@ -229,6 +229,13 @@ impl Core {
 
     fn step_freshness(&mut self, now: Time) {
         self.next_freshness = now + FRESHNESS_STEP;
+        for node in self.agents.forget_gone(now) {
+            self.evidence.forget_node(node);
+            self.disbelieved.told.remove(&node);
+            for target in self.targets.values_mut() {
+                target.forget_node(node);
+            }
+        }
         for (node, freshness) in self.agents.step(&self.config, now) {
             let node = self.agents.name(node).to_owned();
             self.tell(now, None, TransitionKind::Agent { node, freshness });

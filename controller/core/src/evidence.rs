@@ -232,6 +232,13 @@ impl Evidence {
         }
     }
 
+    /// Forgets a node that is gone for good.
+    pub fn forget_node(&mut self, node: NodeId) {
+        for nodes in self.streams.values_mut() {
+            nodes.remove(&node);
+        }
+    }
+
     /// Forgets a destination that no target has any more.
     pub fn forget(&mut self, to: &Destination) {
         self.streams.remove(to);

@@ -351,6 +351,14 @@ impl Target {
         self.self_hops.retain(|to| nodes.get(to).is_none_or(|other| other != node));
     }
 
+    /// A node is gone for good.
+    pub fn forget_node(&mut self, node: NodeId) {
+        self.course.forget_node(node);
+        self.contradiction.forget_node(node);
+        self.straight.nodes.remove(&node);
+        self.traffic.remove(&node);
+    }
+
     /// Probation begins: what was held against it is settled, and tested anew.
     pub fn settle(&mut self) {
         self.episode = None;

@@ -70,6 +70,10 @@ impl Contradiction {
         }
     }
 
+    pub(super) fn forget_node(&mut self, node: NodeId) {
+        self.runs.remove(&node);
+    }
+
     /// Whether connections have passed since an outage is said to have begun.
     pub(super) fn has_passed_since(&self, began: Time, now: Time) -> bool {
         self.passed.is_some_and(|at| at > began && now.since(at) <= PASSED_FOR)

@@ -129,6 +129,12 @@ impl Course {
         self.addresses.retain(|to, _| stays.contains(to));
     }
 
+    pub(super) fn forget_node(&mut self, node: NodeId) {
+        for address in self.addresses.values_mut() {
+            address.nodes.remove(&node);
+        }
+    }
+
     /// When an endpoint last answered anybody.
     pub(super) fn answered(&self, to: &[Destination]) -> Option<Time> {
         to.iter().filter_map(|to| self.addresses.get(to)?.answered).max()

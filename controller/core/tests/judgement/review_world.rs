@@ -54,7 +54,6 @@ fn endpoints_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
-#[ignore = "fault: nothing about a node is ever forgotten, however long it is gone"]
 fn nodes_that_come_and_go_leave_nothing_behind() {
     let mut cluster = Cluster::new(Layout { rate: 100, ..Layout::default() }).warm_up();
     let pass = |cluster: &mut Cluster, from: u64| {
