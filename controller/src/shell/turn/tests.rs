@@ -200,6 +200,8 @@ fn frames_of_the_core_reach_the_stream_that_they_are_for() {
     bench.turn.on_observation(mk_split("17"));
     let mut frames = mk_stream(&mut bench.turn, "n1", 1, 64);
     bench.turn.on_arrival(mk_hello("n1", 1));
+    assert!(frames.try_recv().is_err(), "not before the first lists are complete");
+    bench.turn.on_observation(Observation::Fact(Input::CachesComplete));
     let mut kinds = Vec::new();
     while let Ok(frame) = frames.try_recv() {
         kinds.push(matches!(frame, ControllerFrame::SplitsSent(_)));
