@@ -19,6 +19,10 @@ pub(super) const SAMPLED_WITHIN: Duration = Duration::from_millis(200);
 /// The same where nobody can check, and no node's word but its users' connections is there: rare ones count, too.
 const SAMPLED_WHERE_NOBODY_CHECKS: Duration = Duration::from_secs(10);
 
+/// Of two refused self-hops that condemn an endpoint: a little less than the second pause of Linkerd's proxy, 200 ms,
+/// since the dial that the application died under may have shown nothing.
+const LONGEST_SPAN: Duration = Duration::from_millis(180);
+
 /// A last look is believed for this long.
 const LOOK_FOR: Duration = Duration::from_secs(1);
 
@@ -113,7 +117,8 @@ impl Target {
             let node = self.shape.nodes.get(to).and_then(|name| sight.agents.id(name));
             node.is_some_and(|node| sight.agents.weight(node, sight.config, sight.now) > 0)
         };
-        self.self_hops.condemned(&self.shape, self.usual_hold(sight.config), sight.now, is_fresh)
+        let span = self.usual_hold(sight.config).min(LONGEST_SPAN);
+        self.self_hops.condemned(&self.shape, span, sight.now, is_fresh)
     }
 
     /// Endpoints, by their place, that some node can look at: not those behind a proxy, which answers for itself, nor

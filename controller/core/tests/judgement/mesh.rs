@@ -192,3 +192,18 @@ fn an_application_that_dies_with_a_request_in_its_hands_is_left_as_soon() {
     }
     assert_eq!(cluster.written.len(), 0, "{:?}", cluster.written);
 }
+
+#[test]
+fn an_application_whose_first_refusal_nobody_saw_is_left_as_soon() {
+    let mut cluster = mk_meshed(1);
+    let from = cluster.now_ms;
+    // The dial that it died under was taken, and ended like any other.
+    cluster.self_hop("backend-0", endpoint(1), false);
+    for wait in [108, 202] {
+        cluster.run(wait);
+        cluster.self_hop("backend-0", endpoint(1), true);
+        cluster.run(6);
+    }
+    let took = cluster.written.first().expect("fails over").0 - from;
+    assert!((300..=400).contains(&took), "after {took} ms");
+}
